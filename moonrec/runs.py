@@ -1,0 +1,191 @@
+"""Run folders: what a command leaves behind, complete or not at all.
+
+While a command works, everything stands in `OUT.partial`; when it ends well the folder is exchanged for `OUT`
+in one step. A killed command leaves `OUT.partial` with its last checkpoint; the same command with the same
+inputs finds it and goes on, any other command starts it anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import moonrec
+from moonrec.atomic import replace_folder, storage_errors, write_json
+from moonrec.errors import UserError
+
+_ARITHMETIC = ["torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "transformers", "accelerate"]
+_PACKAGES = [*_ARITHMETIC, "numpy", "pandas", "pyarrow", "scikit-learn", "pillow"]
+
+
+class Run:
+    """An open run folder: a place for the model, a log, metrics and checkpoints."""
+
+    def __init__(self, path: Path, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self.model_dir = path / "model"
+        self.checkpoint_dir = path / "checkpoint"
+        self.model_dir.mkdir(exist_ok=True)
+        self._history_path = path / "history.jsonl"
+        self.history: list[dict[str, Any]] = (
+            [json.loads(line) for line in self._history_path.read_text().splitlines()] if resumed else []
+        )
+
+    def log(self, **values: Any) -> None:
+        """Append one line to `history.jsonl`."""
+        self.history.append(values)
+        with self._history_path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
+
+    def rewind_history(self, lines: int) -> None:
+        """Forget what was logged after a checkpoint that held `lines` lines."""
+        self.history = self.history[:lines]
+        self._history_path.write_text("".join(json.dumps(line) + "\n" for line in self.history))
+
+    def save_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`; undefined numbers are `None`, never NaN."""
+        write_json(self.path / "metrics.json", metrics)
+
+
+def versions() -> dict[str, str]:
+    """Versions of moonrec, Python and the packages whose arithmetic decides the results."""
+    found = {"moonrec": moonrec.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def source_commit() -> str | None:
+    """The git commit of moonrec's own source, `+changes` when the tree differs; None outside a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changes.strip() else "")
+
+
+def refuse_foreign_folder(out: Path, marker: str) -> None:
+    """Raise when `out` exists and is not something that moonrec wrote (it holds no `marker`)."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; the output is a folder, choose another name")
+    if out.is_dir() and any(out.iterdir()) and not (out / marker).exists():
+        raise UserError(f"{out}: is a folder that moonrec did not write (no {marker}); choose another output")
+
+
+def identity_of(command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """A digest of all that decides a run's result; where it is written does not count."""
+    decisive = {key: value for key, value in config.items() if key not in ("out", "output")}
+    text = json.dumps([command, decisive, dict(inputs), versions()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def open_run(
+    out: Path | str, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], seed: int
+) -> Iterator[Run]:
+    """Open the run folder `out` for writing; it appears, complete, when the block ends without an error.
+
+    Args:
+        out: the folder to write. An older run there is replaced; any other folder is refused.
+        command: the name of the moonrec command.
+        config: its resolved options, JSON-able; `config.yaml` holds them and `--config` reads them back.
+        inputs: a content fingerprint per input.
+        seed: the seed of everything random.
+
+    Raises:
+        UserError: `out` is somebody else's folder, is being written by another process, or the disk is full.
+    """
+    out = Path(out)
+    refuse_foreign_folder(out, "provenance.json")
+    partial = out.with_name(out.name + ".partial")
+    with storage_errors(out), _locked(out):
+        identity = identity_of(command, config, inputs)
+        resumed = _is_partial_of(partial, identity)
+        if partial.exists() and not resumed:
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        started = datetime.now(UTC)
+        (partial / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+        run = Run(partial, resumed)
+        (partial / "identity").write_text(identity)
+        try:
+            yield run
+        except BaseException:
+            if not run.checkpoint_dir.exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(run.checkpoint_dir, ignore_errors=True)
+        (partial / "identity").unlink()
+        if not any(run.model_dir.iterdir()):
+            run.model_dir.rmdir()
+        write_json(
+            partial / "provenance.json",
+            {
+                "command": command,
+                "arguments": sys.argv[1:],
+                "seed": seed,
+                "inputs": dict(inputs),
+                "versions": versions(),
+                "git_commit": source_commit(),
+                "machine": {"cores": os.cpu_count(), "architecture": platform.machine()},
+                "started": started.isoformat(timespec="seconds"),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "resumed": resumed,
+            },
+        )
+        replace_folder(partial, out)
+
+
+def _is_partial_of(partial: Path, identity: str) -> bool:
+    """True when `partial` was left by a killed run of the same command on the same inputs."""
+    wanted = (partial / "identity", partial / "history.jsonl", partial / "checkpoint")
+    return all(path.exists() for path in wanted) and wanted[0].read_text() == identity
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the right to write `out`; the lock goes with the process, however it ends."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = out.with_name(f".{out.name}.lock")
+    with lock_path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{out}: another moonrec process is writing it; wait or choose another output"
+            ) from error
+        try:
+            yield
+        finally:
+            lock_path.unlink(missing_ok=True)
