@@ -1,0 +1,249 @@
+"""The numbers by which rankings are judged: AUC, GAUC, log loss, AUC by item frequency, recall and its kin.
+
+Every function takes whole test sets as NumPy arrays and is vectorised over them. An AUC over rows of one
+class does not exist; it comes back as None rather than as a number that somebody would average.
+
+Shapes: N scored rows, P (query, positive) pairs, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import log_loss as sklearn_log_loss
+from sklearn.metrics import roc_auc_score
+
+FREQUENCY_GROUPS = ("new", "rare", "common")
+# A sigmoid in float32 saturates to exactly 0 or 1; one such row must not turn the mean into infinity. Ours.
+_LOG_LOSS_CLIP = 1e-7
+_NDCG_K = 10
+
+
+def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Area under the ROC curve of `scores` (N) for 0/1 `labels` (N); None if only one class is present.
+
+    Raises:
+        ValueError: lengths differ, a label is not 0/1, or a score is NaN (with the count).
+    """
+    labels_N, scores_N = _checked(labels, scores)
+    return float(roc_auc_score(labels_N, scores_N)) if _has_both_classes(labels_N) else None
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Mean negative log likelihood, in nats, of 0/1 `labels` (N) under `probabilities` (N) of label 1.
+
+    Raises:
+        ValueError: no rows, lengths differ, a label is not 0/1, a probability is NaN or outside [0, 1].
+    """
+    labels_N, probabilities_N = _checked(labels, probabilities)
+    if not labels_N.size:
+        raise ValueError("log loss of no rows is undefined")
+    if probabilities_N.min() < 0 or probabilities_N.max() > 1:
+        raise ValueError(
+            f"probabilities lie in [{probabilities_N.min()}, {probabilities_N.max()}], expected [0, 1]"
+        )
+    clipped_N = np.clip(probabilities_N, _LOG_LOSS_CLIP, 1 - _LOG_LOSS_CLIP)
+    return float(sklearn_log_loss(labels_N, clipped_N, labels=[0, 1]))
+
+
+def gauc(users: ArrayLike | pa.Array | pa.ChunkedArray, labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Group AUC: the mean of the users' own AUCs, each weighted by the user's number of rows.
+
+    Only users with both classes count (the others have no AUC); ties take the average rank. It must see the
+    whole test set at once: a user who is cut by a batch boundary would get another value.
+
+    Args:
+        users: (N) user ids, integers or strings (NumPy or Arrow).
+        labels: (N) 0/1.
+        scores: (N) anything that orders.
+
+    Returns:
+        The group AUC, or None if no user has both classes.
+
+    Raises:
+        ValueError: lengths differ, a user is null, a label is not 0/1, or a score is NaN (with the count).
+
+    Source: Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", arXiv 1703.02091.
+    """
+    labels_N, scores_N = _checked(labels, scores)
+    codes_N, user_count = _codes(users)
+    if len(codes_N) != len(labels_N):
+        raise ValueError(f"{len(codes_N)} users for {len(labels_N)} labels")
+    order = np.lexsort((scores_N, codes_N))
+    codes_N, labels_N, scores_N = codes_N[order], labels_N[order], scores_N[order]
+
+    rows_per_user = np.bincount(codes_N, minlength=user_count)
+    first_row_of_user = np.cumsum(rows_per_user) - rows_per_user
+    ranks_N = _average_ranks(codes_N, scores_N) - first_row_of_user[codes_N]
+    positives = np.bincount(codes_N, weights=labels_N, minlength=user_count)
+    negatives = rows_per_user - positives
+    rank_sums = np.bincount(codes_N, weights=ranks_N * labels_N, minlength=user_count)
+
+    both = (positives > 0) & (negatives > 0)
+    if not both.any():
+        return None
+    # Mann-Whitney: the rank sum of the positives, less its least possible value, over the number of pairs.
+    wins = rank_sums[both] - positives[both] * (positives[both] + 1) / 2
+    user_auc = wins / (positives[both] * negatives[both])
+    return float(np.average(user_auc, weights=rows_per_user[both]))
+
+
+def auc_by_group(
+    groups: ArrayLike, labels: ArrayLike, scores: ArrayLike, names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """AUC within each group of rows: a list of `{"group", "rows", "auc"}`.
+
+    Args:
+        groups: (N) the group of every row.
+        labels: (N) 0/1.
+        scores: (N) anything that orders.
+        names: the groups to list, in this order (an absent one has 0 rows and AUC None); by default all that
+            occur, sorted.
+
+    Raises:
+        ValueError: lengths differ, a label is not 0/1, a score is NaN, or a group is not among `names`.
+    """
+    labels_N, scores_N = _checked(labels, scores)
+    groups_N = np.asarray(groups)
+    if groups_N.shape != labels_N.shape:
+        raise ValueError(f"{groups_N.shape} groups for {labels_N.shape} labels")
+    found = np.unique(groups_N).tolist()
+    if names is not None and (strange := set(found) - set(names)):
+        raise ValueError(f"groups {sorted(strange)} are not among {list(names)}")
+    result = []
+    for name in found if names is None else names:
+        inside_N = groups_N == name
+        result.append(
+            {
+                "group": name,
+                "rows": int(inside_N.sum()),
+                "auc": auc(labels_N[inside_N], scores_N[inside_N]),
+            }
+        )
+    return result
+
+
+def frequency_groups(
+    train_count_per_row: NDArray[np.integer[Any]], train_count_per_item: NDArray[np.integer[Any]]
+) -> NDArray[np.str_]:
+    """Name every row "new", "rare" or "common" by how often its item stands in the training rows.
+
+    "new" items have no training row. Of the others, taken from the least frequent upwards, "rare" are those
+    that together hold at most half of the training rows, "common" are the rest; items of equal count are
+    never split. The threshold comes from the training rows alone: one for every test set. (Our rule.)
+
+    Args:
+        train_count_per_row: (N) training rows of the item of each row that is to be named.
+        train_count_per_item: training rows of each item that has any (zeros are ignored).
+    """
+    counts, items = np.unique(np.asarray(train_count_per_item), return_counts=True)
+    rows_up_to = np.cumsum(counts * items)
+    within_half = counts[rows_up_to * 2 <= rows_up_to[-1]] if counts.size else counts
+    rare_up_to = within_half[-1] if within_half.size else 0
+    count_N = np.asarray(train_count_per_row)
+    return np.array(FREQUENCY_GROUPS)[(count_N > 0).astype(np.int8) + (count_N > rare_up_to)]
+
+
+def ranking_metrics(
+    ranks_P: NDArray[np.integer[Any]],
+    query_of_P: NDArray[np.integer[Any]],
+    positives_per_query_Q: NDArray[np.integer[Any]],
+    ks: Sequence[int] = (1, 5, 10, 50),
+) -> dict[str, float]:
+    """Retrieval metrics from the ranks of the positives, averaged over the queries.
+
+    Both definitions of recall in use for image-based search are given: `hit@K` = 1 if any positive is among
+    the top K; `recall@K` = |TopK ∩ Pos| / min(K, |Pos|), which can fall as K grows. `mrr` is the reciprocal
+    rank of the first positive; `ndcg@10` has binary gains and an ideal list of min(10, |Pos|) positives.
+
+    Args:
+        ranks_P: (P) 1-based rank of each positive, as `moonrec.nearest.ranks_of_positives` gives it.
+        query_of_P: (P) 0-based query of each positive.
+        positives_per_query_Q: (Q) |Pos|; it may exceed the query's entries in `ranks_P` by positives that are
+            not in the catalogue, which nobody can find.
+        ks: the cut-offs K.
+
+    Raises:
+        ValueError: no queries, a query without positives, more ranks than positives, a rank below 1, or two
+            positives of one query at the same rank (the pair was given twice).
+    """
+    ranks_P, query_of_P = np.asarray(ranks_P), np.asarray(query_of_P)
+    positives_Q = np.asarray(positives_per_query_Q, dtype=np.int64)
+    _check_ranks(ranks_P, query_of_P, positives_Q)
+    query_count = len(positives_Q)
+
+    metrics: dict[str, float] = {}
+    found_QK = {k: np.bincount(query_of_P[ranks_P <= k], minlength=query_count) for k in ks}
+    metrics |= {f"hit@{k}": float(np.mean(found_Q > 0)) for k, found_Q in found_QK.items()}
+    metrics |= {
+        f"recall@{k}": float(np.mean(found_Q / np.minimum(k, positives_Q))) for k, found_Q in found_QK.items()
+    }
+
+    reciprocal_Q = np.zeros(query_count)
+    np.maximum.at(reciprocal_Q, query_of_P, 1.0 / ranks_P)
+    metrics["mrr"] = float(reciprocal_Q.mean())
+
+    gains_P = np.where(ranks_P <= _NDCG_K, 1.0 / np.log2(ranks_P + 1), 0.0)
+    dcg_Q = np.bincount(query_of_P, weights=gains_P, minlength=query_count)
+    ideal = np.cumsum(1.0 / np.log2(np.arange(_NDCG_K) + 2))
+    metrics[f"ndcg@{_NDCG_K}"] = float(np.mean(dcg_Q / ideal[np.minimum(_NDCG_K, positives_Q) - 1]))
+    return metrics
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    labels_N, scores_N = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels_N.ndim != 1 or labels_N.shape != scores_N.shape:
+        raise ValueError(
+            f"labels {labels_N.shape} and scores {scores_N.shape}, expected two lists of one length"
+        )
+    if missing := int(np.isnan(scores_N).sum()):
+        raise ValueError(f"{missing} of {scores_N.size} scores are NaN")
+    if not np.isin(labels_N, (0, 1)).all():
+        raise ValueError("labels other than 0 and 1")
+    return labels_N.astype(np.int8), scores_N
+
+
+def _has_both_classes(labels_N: NDArray[np.int8]) -> bool:
+    return bool(labels_N.size) and labels_N.min() != labels_N.max()
+
+
+def _codes(users: ArrayLike | pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
+    """Integer codes of the users and how many users there are; hashing in Arrow is fast for strings too."""
+    array = users if isinstance(users, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(users))
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    encoded = array.dictionary_encode()
+    if encoded.null_count:
+        raise ValueError(f"{encoded.null_count} of {len(encoded)} users are null")
+    return encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
+
+
+def _average_ranks(codes_N: NDArray[np.int64], scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1-based positions in the given order, runs of one user and one score sharing their mean position."""
+    changes = (codes_N[1:] != codes_N[:-1]) | (scores_N[1:] != scores_N[:-1])
+    bounds = np.concatenate(([0], np.flatnonzero(changes) + 1, [len(codes_N)]))
+    return np.repeat((bounds[:-1] + 1 + bounds[1:]) / 2, np.diff(bounds))
+
+
+def _check_ranks(
+    ranks_P: NDArray[np.integer[Any]], query_of_P: NDArray[np.integer[Any]], positives_Q: NDArray[np.int64]
+) -> None:
+    if not positives_Q.size or positives_Q.min() < 1:
+        raise ValueError(f"{int((positives_Q < 1).sum())} of {positives_Q.size} queries have no positive")
+    if ranks_P.shape != query_of_P.shape:
+        raise ValueError(f"{ranks_P.shape} ranks for {query_of_P.shape} queries")
+    if not ranks_P.size:
+        return
+    if query_of_P.min() < 0 or query_of_P.max() >= positives_Q.size:
+        raise ValueError(f"query numbers outside [0, {positives_Q.size})")
+    if ranks_P.min() < 1:
+        raise ValueError("ranks start at 1 (0 marks a positive that was excluded from its own ranking)")
+    if (np.bincount(query_of_P, minlength=positives_Q.size) > positives_Q).any():
+        raise ValueError("a query has more ranks than positives")
+    order = np.lexsort((ranks_P, query_of_P))
+    if ((np.diff(ranks_P[order]) == 0) & (np.diff(query_of_P[order]) == 0)).any():
+        raise ValueError("a query has two positives at the same rank: the same pair was given twice")

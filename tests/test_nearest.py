@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
+from moonrec.nearest import ranks_of_positives, top_k
+
+
+def in_blocks(matrix: np.ndarray, size: int) -> Callable[[], Iterator[np.ndarray]]:
+    return lambda: (matrix[start : start + size] for start in range(0, len(matrix), size))
+
+
+def full_ranking(queries: np.ndarray, matrix: np.ndarray, excluded: np.ndarray) -> list[list[int]]:
+    """Rows of every query, best first, the lower row first among equals, without the excluded one."""
+    rankings = []
+    for query, left_out in zip(queries.astype(np.float64), excluded, strict=True):
+        order = np.argsort(-(matrix.astype(np.float64) @ query), kind="stable")
+        rankings.append([int(row) for row in order if row != left_out])
+    return rankings
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Small whole numbers: sums are exact, so ties are many and the reference cannot differ by rounding."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    rows, queries, width = draw(st.integers(1, 90)), draw(st.integers(1, 9)), draw(st.integers(1, 3))
+    matrix = rng.integers(-2, 3, (rows, width)).astype(np.float16)
+    return (
+        rng.integers(-2, 3, (queries, width)).astype(np.float32),
+        matrix,
+        rng.integers(-1, rows, queries),
+        draw(st.integers(1, 100)),
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.integers(1, 70), st.integers(1, 4))
+def test_ranks_equal_a_full_stable_sort(problem: tuple, block_rows: int, query_rows: int) -> None:
+    queries, matrix, excluded, size = problem
+    rankings = full_ranking(queries, matrix, excluded)
+    query, row = (part.ravel() for part in np.indices((len(queries), len(matrix))))
+    shuffle = np.random.default_rng(0).permutation(len(query))
+    query, row = query[shuffle], row[shuffle]
+    ranks = ranks_of_positives(
+        queries,
+        in_blocks(matrix, size),
+        (query, row),
+        excluded,
+        block_rows=block_rows,
+        query_rows=query_rows,
+    )
+    expected = [
+        0 if r == excluded[q] else rankings[q].index(r) + 1
+        for q, r in zip(query.tolist(), row.tolist(), strict=True)
+    ]
+    assert ranks.tolist() == expected
+
+
+@settings(max_examples=120, deadline=None)
+@given(problems(), st.integers(1, 100), st.integers(1, 70), st.integers(1, 4))
+def test_top_k_equals_a_full_stable_sort(problem: tuple, k: int, block_rows: int, query_rows: int) -> None:
+    queries, matrix, excluded, size = problem
+    scores, rows = top_k(
+        queries, in_blocks(matrix, size), k, excluded, block_rows=block_rows, query_rows=query_rows
+    )
+    width = min(k, len(matrix))
+    assert rows.shape == scores.shape == (len(queries), width)
+    for number, ranking in enumerate(full_ranking(queries, matrix, excluded)):
+        best = ranking[:width]
+        assert rows[number].tolist() == best + [-1] * (width - len(best))
+        np.testing.assert_array_equal(
+            scores[number, : len(best)], matrix[best].astype(np.float32) @ queries[number]
+        )
+
+
+def test_copies_of_one_vector_tie_wherever_they_stand(unit_vectors: np.ndarray) -> None:
+    matrix = unit_vectors.copy()
+    copies = np.array([3, 700, 1023, 1024, 2500, len(matrix) - 1])
+    matrix[copies] = matrix[3]
+    queries = matrix[[3, 50]].astype(np.float32) + np.float32(0.01)
+    _, rows = top_k(queries, in_blocks(matrix, 999), len(copies), block_rows=1000)
+    assert rows[0].tolist() == copies.tolist()
+    ranks = ranks_of_positives(queries, in_blocks(matrix, 999), (np.zeros(len(copies), int), copies))
+    assert ranks.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_real_valued_ranks_and_top_k_agree_with_each_other(unit_vectors: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    queries = rng.normal(size=(40, unit_vectors.shape[1])).astype(np.float32)
+    _, rows = top_k(queries, in_blocks(unit_vectors, 1000), 30)
+    query = np.repeat(np.arange(40), 30)
+    ranks = ranks_of_positives(queries, in_blocks(unit_vectors, 1000), (query, rows.ravel()))
+    assert ranks.reshape(40, 30).tolist() == [list(range(1, 31))] * 40
+
+
+def test_an_embedding_set_is_searched_by_entry(tmp_path: Path, unit_vectors: np.ndarray) -> None:
+    ids = [f"item{number}" for number in range(len(unit_vectors))]
+    with EmbeddingSetWriter(tmp_path / "set", unit_vectors.shape[1], {}) as writer:
+        writer.write(ids, unit_vectors)
+    embeddings = EmbeddingSet.open(tmp_path / "set")
+    wanted = embeddings.rows(["item17", "item2000"])
+    queries = embeddings.vectors(wanted)
+    _, rows = top_k(queries, embeddings, 1)
+    assert (rows[:, 0] + 1).tolist() == wanted.tolist()
+    assert ranks_of_positives(queries, embeddings, (np.arange(2), wanted - 1)).tolist() == [1, 1]
+
+
+def test_no_queries_and_no_positives_are_fine(unit_vectors: np.ndarray) -> None:
+    blocks = in_blocks(unit_vectors, 1000)
+    none = np.empty(0, dtype=np.int64)
+    empty = np.empty((0, unit_vectors.shape[1]), np.float32)
+    assert ranks_of_positives(empty, blocks, (none, none)).shape == (0,)
+    assert ranks_of_positives(unit_vectors[:3], blocks, (none, none)).shape == (0,)
+    assert len(top_k(empty, blocks, 5)[1]) == 0
+
+
+def test_what_does_not_fit_is_refused(unit_vectors: np.ndarray) -> None:
+    blocks = in_blocks(unit_vectors, 1000)
+    one = np.array([0])
+    with pytest.raises(ValueError, match="1 of 1 positives are rows that the catalogue does not have"):
+        ranks_of_positives(unit_vectors[:1], blocks, (one, np.array([len(unit_vectors)])))
+    with pytest.raises(ValueError, match="query is outside"):
+        ranks_of_positives(unit_vectors[:1], blocks, (np.array([1]), one))
+    with pytest.raises(ValueError, match="width"):
+        top_k(unit_vectors[:1, :2], blocks, 1)
+    with pytest.raises(ValueError, match="finite"):
+        top_k(np.full((1, unit_vectors.shape[1]), np.nan), blocks, 1)
+    with pytest.raises(ValueError, match="excluded"):
+        top_k(unit_vectors[:2], blocks, 1, one)
+    with pytest.raises(ValueError, match="k is 0"):
+        top_k(unit_vectors[:1], blocks, 0)
+
+
+@pytest.fixture(scope="module")
+def unit_vectors() -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(3001, 24))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
