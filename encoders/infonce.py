@@ -1,0 +1,55 @@
+"""InfoNCE over in-batch negatives, with a learnable temperature and false negatives masked.
+
+Shapes: P pairs of one batch, E embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class InfoNCE(nn.Module):
+    """Each anchor must find its own positive among the positives of the whole batch, and the other way round.
+
+    The loss of van den Oord et al. (https://arxiv.org/abs/1807.03748) in the symmetric form of CLIP
+    (https://arxiv.org/abs/2103.00020). Pairs that share a group (the same item, SKUs of one product, one
+    user's behaviour) are not each other's negatives: same-category batches are full of such false negatives.
+
+    Example:
+        >>> loss = InfoNCE()(anchors_PE, positives_PE, product_P)
+    """
+
+    def __init__(self, temperature: float = 0.07) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+
+    def forward(self, anchors_PE: Tensor, positives_PE: Tensor, *groups_P: Tensor) -> Tensor:
+        """Mean loss of a batch.
+
+        Args:
+            anchors_PE: unit vectors of the queries.
+            positives_PE: unit vectors of what was found, row by row.
+            groups_P: any number of integer labels; two pairs with an equal label (of at least 0) in any of
+                them are not negatives of each other.
+        """
+        logits_PP = anchors_PE @ positives_PE.T * self.scale()
+        logits_PP = logits_PP.masked_fill(false_negatives(*groups_P), -torch.inf) if groups_P else logits_PP
+        target_P = torch.arange(len(logits_PP), device=logits_PP.device)
+        forward = nn.functional.cross_entropy(logits_PP, target_P)
+        backward = nn.functional.cross_entropy(logits_PP.T, target_P)
+        return (forward + backward) / 2
+
+    def scale(self) -> Tensor:
+        """One over the temperature, kept between 1 and 100."""
+        return self.log_scale.exp().clamp(1, 100)
+
+
+def false_negatives(*groups_P: Tensor) -> Tensor:
+    """(P, P) mask of pairs that share a group, off the diagonal."""
+    shared_PP = torch.zeros(len(groups_P[0]), len(groups_P[0]), dtype=torch.bool, device=groups_P[0].device)
+    for group_P in groups_P:
+        shared_PP |= (group_P[:, None] == group_P[None, :]) & (group_P[:, None] >= 0)
+    return shared_PP.fill_diagonal_(False)

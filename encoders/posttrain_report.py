@@ -1,0 +1,41 @@
+"""The report of a post-training run: did it help, when did it stop, what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moonrec.report import Report, line_figure
+from moonrec.runs import Run
+
+
+def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Write `report.html` into the run's folder."""
+    report = Report("moonrec posttrain", f"best epoch {metrics['best_epoch']} of {metrics['epochs']}")
+    start, best = metrics["validation"]["start"], metrics["validation"]["best"]
+    report.heading("Validation recall")
+    report.table([{"metric": name, "before": start[name], "after": best[name]} for name in start])
+    if metrics["best_epoch"] == 0 and start:
+        report.warning("No epoch beat the starting encoder on the held-out pairs: it was kept as it was.")
+    if config.get("events") and not config.get("holdout"):
+        report.warning(
+            "Events were used up to the last one. If a ranking model is tested on a period that they cover, "
+            "its result is optimistic: name the test impressions with --holdout."
+        )
+    trained = [line for line in run.history if line["loss"] is not None]
+    if trained:
+        epochs = [line["epoch"] for line in trained]
+        loss = {"loss": (epochs, [line["loss"] for line in trained])}
+        report.figure(line_figure(loss, "epoch", "InfoNCE"), "Training loss")
+        every = [line["epoch"] for line in run.history]
+        recall = {name: (every, [line[name] for line in run.history]) for name in start}
+        report.figure(line_figure(recall, "epoch", "recall"), "Recall of held-out pairs")
+    report.heading("Data")
+    report.table([{"pairs": name, **counts} for name, counts in metrics["pairs"].items()])
+    broken = metrics["broken_images"]
+    report.text(f"Pictures that could not be used: {broken['count']}.")
+    if broken["examples"]:
+        report.table(broken["examples"], "The first of them; these products were encoded from their words")
+    report.heading("Configuration")
+    report.table([{"option": name, "value": str(value)} for name, value in config.items()])
+    report.save(run.path / "report.html")

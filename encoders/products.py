@@ -1,0 +1,112 @@
+"""What an encoder sees of a product or of a query: at most one picture and a few texts, each with its aspect.
+
+Rows of the `items` table and of the `searches` table both become `Product`s, so that a query photo and a
+catalogue photo take the same way through the encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from moonrec.images import BrokenImage, image_bytes
+from moonrec.tables import Table
+
+
+class Aspect(IntEnum):
+    """What a token tells about its product; MOON's guided experts are chosen by it (MOON, section 3)."""
+
+    IMAGE = 0
+    TITLE = 1
+    CATEGORY = 2
+    ATTRIBUTES = 3
+    DESCRIPTION = 4
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product or query. `image` is the undecoded file; `broken` says why a picture could not be read."""
+
+    key: str
+    image: bytes | None
+    texts: tuple[tuple[Aspect, str], ...]
+    broken: str | None = None
+
+    def digest(self) -> bytes:
+        """A digest of the content (not of the key): equal content has equal features."""
+        hasher = hashlib.sha256(repr([(int(aspect), text) for aspect, text in self.texts]).encode())
+        hasher.update(b"\0image\0" if self.image is not None else b"\0none\0")
+        hasher.update(self.image or b"")
+        return hasher.digest()
+
+
+@dataclass
+class BrokenImages:
+    """Counts pictures that could not be used; the run goes on without them."""
+
+    count: int = 0
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, key: str, reason: str) -> None:
+        """Count one and keep the first twenty as examples."""
+        self.count += 1
+        if len(self.examples) < 20:
+            self.examples.append((key, reason))
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form for `metrics.json`."""
+        return {
+            "count": self.count,
+            "examples": [{"id": key, "reason": reason} for key, reason in self.examples],
+        }
+
+
+_ITEM_COLUMNS = ("item_id", "title", "description", "image", "images", "category", "attributes")
+
+
+def iter_items(items: Table, batch_size: int = 256) -> Iterator[list[Product]]:
+    """The catalogue as batches of products, in file order; without `image`, the first of `images`."""
+    columns = [name for name in _ITEM_COLUMNS if name in items.column_names]
+    for batch in items.batches(columns, batch_size):
+        yield [_item(row, items.folder) for row in batch.to_pylist()]
+
+
+def iter_queries(searches: Table, batch_size: int = 256) -> Iterator[list[Product]]:
+    """The queries of a `searches` table as batches of products; query text takes the place of the title."""
+    columns = [name for name in ("query_text", "query_image") if name in searches.column_names]
+    number = 0
+    for batch in searches.batches(columns, batch_size):
+        rows = batch.to_pylist()
+        yield [_query(number + i, row, searches.folder) for i, row in enumerate(rows)]
+        number += len(rows)
+
+
+def _item(row: dict[str, Any], folder: Path) -> Product:
+    attributes = row.get("attributes") or []
+    pairs = attributes.items() if isinstance(attributes, dict) else attributes
+    texts = {
+        Aspect.TITLE: row.get("title"),
+        Aspect.CATEGORY: (row.get("category") or "").replace(" > ", ", "),
+        Aspect.ATTRIBUTES: ", ".join(f"{name}: {value}" for name, value in pairs if value),
+        Aspect.DESCRIPTION: row.get("description"),
+    }
+    cell = row.get("image")
+    if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
+        cell = next(iter(row.get("images") or []), None)
+    return _product(row["item_id"], cell, folder, texts)
+
+
+def _query(number: int, row: dict[str, Any], folder: Path) -> Product:
+    return _product(f"row {number}", row.get("query_image"), folder, {Aspect.TITLE: row.get("query_text")})
+
+
+def _product(key: str, cell: dict[str, Any] | None, folder: Path, texts: dict[Aspect, str | None]) -> Product:
+    kept = tuple((aspect, text.strip()) for aspect, text in texts.items() if text and text.strip())
+    try:
+        return Product(key, image_bytes(cell, folder), kept)
+    except BrokenImage as error:
+        return Product(key, None, kept, broken=str(error))

@@ -1,0 +1,83 @@
+"""Search queries for evaluation: equal queries are one query, and all that was taken are its positives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from encoders.products import Product
+from moonrec.errors import UserError
+from moonrec.ids import rows_of
+from moonrec.tables import Table
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Distinct queries (Q) and their positives (P).
+
+    `first_row_Q` is a row of `searches` that shows the query; `own_item_Q` the catalogue row whose picture
+    the query is (-1: none), left out of its ranking; `query_P`, `item_P` are the positives in the catalogue;
+    `positives_Q` counts all positives, those too that the catalogue lacks.
+    """
+
+    first_row_Q: np.ndarray
+    own_item_Q: np.ndarray
+    query_P: np.ndarray
+    item_P: np.ndarray
+    positives_Q: np.ndarray
+
+
+def distinct_queries(
+    searches: Table, item_ids: pa.Array | pa.ChunkedArray, keys: Sequence[bytes | None]
+) -> Queries:
+    """Group the rows of `searches` into queries.
+
+    Args:
+        searches: the table.
+        item_ids: the catalogue's ids; `item_P` are positions in them.
+        keys: per row what the query is (rows with an equal key are one query); None leaves the row out.
+
+    Raises:
+        UserError: no query is left.
+    """
+    columns = ["item_id", *(["query_item_id"] if "query_item_id" in searches.column_names else [])]
+    table = searches.read(columns)
+    used = np.array([key is not None for key in keys], bool)
+    own = np.full(len(table), -1, np.int64)
+    if "query_item_id" in columns:
+        own = rows_of(table.column("query_item_id"), item_ids)
+    names = pa.array([key for key in keys if key is not None], pa.binary())
+    if not len(names):
+        raise UserError(f"{searches.path}: no row has a usable query for this task")
+    query = names.dictionary_encode().indices.to_numpy()
+    taken = table.column("item_id").combine_chunks().dictionary_encode()
+    pairs = np.unique(np.stack([query, taken.indices.to_numpy()[used]], 1), axis=0)
+    item_of = rows_of(taken.dictionary, item_ids)
+    item = item_of[pairs[:, 1]]
+    first = np.unique(query, return_index=True)[1]
+    rows = np.flatnonzero(used)[first]
+    # A query that took its own picture's item teaches nothing: that item is left out of the ranking.
+    kept = item != np.where(own[rows] >= 0, own[rows], -2)[pairs[:, 0]]
+    query_P, item_P = pairs[kept, 0], item[kept]
+    positives = np.bincount(query_P, minlength=len(rows))
+    asked = positives > 0
+    number = np.cumsum(asked) - 1
+    found = item_P >= 0
+    if not asked.any():
+        raise UserError(f"{searches.path}: every query's only positive is its own picture's item")
+    return Queries(rows[asked], own[rows][asked], number[query_P[found]], item_P[found], positives[asked])
+
+
+def image_key(product: Product, usable: bool) -> bytes | None:
+    """Equal for equal query pictures; None when there is no usable picture."""
+    if product.image is None or not usable:
+        return None
+    return Product("", product.image, ()).digest()
+
+
+def without_text(product: Product) -> Product:
+    """The picture alone, as the image-to-item task shows it."""
+    return Product(product.key, product.image, (), product.broken)
