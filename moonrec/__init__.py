@@ -1,5 +1,44 @@
-"""moonrec: product pictures and words, frozen into embeddings, lifting ranking models."""
+"""moonrec: product pictures and words, frozen into embeddings, lifting ranking models.
+
+The commands are functions too; each is imported when it is first used:
+
+    import moonrec
+
+    moonrec.posttrain(moonrec.PosttrainConfig(items="items.parquet", searches="searches.parquet", out="enc"))
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "simulate": "moonrec.simulation",
+    "validate": "moonrec.validation",
+    "EmbeddingSet": "moonrec.embedding_set",
+    "EmbeddingSetWriter": "moonrec.embedding_set",
+    "import_embeddings": "moonrec.embedding_import",
+    "UserError": "moonrec.errors",
+    "PosttrainConfig": "encoders.posttrain",
+    "posttrain": "encoders.posttrain",
+    "ExportConfig": "encoders.export",
+    "export": "encoders.export",
+    "EvaluateConfig": "encoders.evaluate",
+    "evaluate": "encoders.evaluate",
+    "TrainConfig": "ctr.train",
+    "train_ctr": "ctr.train",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'moonrec' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -109,12 +110,18 @@ def format_value(value: object) -> str:
     """A number or text as reports and the terminal show it."""
     if value is None:
         return "–"
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return str(value)
+    if not _is_number(value):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    number = float(value)  # type: ignore[arg-type]
+    return f"{number:.4f}" if abs(number) < 100 else f"{number:,.0f}"
+
+
+def _is_number(value: object) -> bool:
+    """Python's and NumPy's integers and floats, but not bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _cell(value: object) -> dict[str, object]:
-    return {"text": format_value(value), "number": isinstance(value, int | float)}
+    return {"text": format_value(value), "number": _is_number(value)}

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 import moonrec
-from moonrec.atomic import replace_folder, storage_errors, write_json
+from moonrec.atomic import atomic_file, replace_folder, storage_errors, write_json
 from moonrec.errors import UserError
 
 _ARITHMETIC = ["torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "transformers", "accelerate"]
@@ -42,24 +42,33 @@ class Run:
         self.checkpoint_dir = path / "checkpoint"
         self.model_dir.mkdir(exist_ok=True)
         self._history_path = path / "history.jsonl"
-        self.history: list[dict[str, Any]] = (
-            [json.loads(line) for line in self._history_path.read_text().splitlines()] if resumed else []
-        )
+        self.history: list[dict[str, Any]] = []
+        if resumed:
+            self.history = _whole_lines(self._history_path)
+            self.rewind_history(len(self.history))
 
     def log(self, **values: Any) -> None:
         """Append one line to `history.jsonl`."""
+        line = json.dumps(values, allow_nan=False) + "\n"
         self.history.append(values)
         with self._history_path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(values, allow_nan=False) + "\n")
+            stream.write(line)
 
     def rewind_history(self, lines: int) -> None:
         """Forget what was logged after a checkpoint that held `lines` lines."""
         self.history = self.history[:lines]
-        self._history_path.write_text("".join(json.dumps(line) + "\n" for line in self.history))
+        with atomic_file(self._history_path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.history), encoding="utf-8")
 
     def save_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`; undefined numbers are `None`, never NaN."""
         write_json(self.path / "metrics.json", metrics)
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The logged lines; a last one that a full disk cut off is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def versions() -> dict[str, str]:
@@ -178,14 +187,19 @@ def _locked(out: Path) -> Iterator[None]:
     """Hold the right to write `out`; the lock goes with the process, however it ends."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lock_path = out.with_name(f".{out.name}.lock")
-    with lock_path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{out}: another moonrec process is writing it; wait or choose another output"
-            ) from error
-        try:
-            yield
-        finally:
-            lock_path.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        while True:
+            lock = stack.enter_context(lock_path.open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{out}: another moonrec process is writing it; wait or choose another output"
+                ) from error
+            # The holder before us may have deleted the file between our opening and locking it: then our lock
+            # keeps nobody out.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), lock_path.stat()):
+                    break
+        stack.callback(lock_path.unlink, missing_ok=True)
+        yield

@@ -12,6 +12,8 @@ import moonrec
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TORCHREC_LOG_LEVEL", "ERROR")
+# Threads that wait by spinning slow a shared machine down several times over.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
