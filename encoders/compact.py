@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from encoders.features import FeatureBatch, FeatureTable
@@ -131,7 +131,8 @@ class CompactEncoder(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        # Not `save_file`: its files are readable by their owner alone, whatever the umask says.
+        (folder / "model.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
         (folder / "config.json").write_text(
             json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8"
         )
@@ -159,10 +160,10 @@ def principal_directions(x_NC: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Directions beyond the rank are zero. The mean is not removed.
     """
     x_NC = nn.functional.normalize(x_NC.float(), dim=1)
-    values, vectors = torch.linalg.eigh(x_NC.T @ x_NC)
-    order = torch.arange(len(values) - 1, -1, -1)[:count]
-    kept = values[order] > 1e-6 * values[-1].clamp_min(1e-12)
-    directions = vectors[:, order].T * kept[:, None]
+    # Of a symmetric matrix these are its eigenvectors; `eigh` does not converge on a few pictures.
+    _, values, directions = torch.linalg.svd(x_NC.T @ x_NC)
+    kept = values[:count] > 1e-6 * values[0].clamp_min(1e-12)
+    directions = directions[:count] * kept[:, None]
     if len(directions) < count:
         directions = torch.cat([directions, torch.zeros(count - len(directions), x_NC.shape[1])])
     return directions, x_NC @ directions.T
@@ -176,11 +177,11 @@ def _local_folder(name_or_path: str) -> Path:
         return folder
     if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             first = str(error).splitlines()[0]
             raise UserError(
                 f"{name_or_path}: no such folder, and not to be had from the hub ({first})"
@@ -198,6 +199,10 @@ def _read_config(path: Path) -> CompactConfig:
         raise UserError(f"{path}: does not describe a compact encoder")
     config = CompactConfig(**values)
     sizes = (config.dim, config.width, config.layers, config.heads, config.ratio)
-    if not all(isinstance(size, int) and 0 < size <= 8192 for size in sizes):
+    if not all(type(size) is int and 0 < size <= 8192 for size in sizes):
         raise UserError(f"{path}: sizes must be whole numbers from 1 to 8192")
+    if config.width % config.heads:
+        raise UserError(f"{path}: width {config.width} is not a multiple of heads {config.heads}")
+    if type(config.trained_towers) is not bool:
+        raise UserError(f"{path}: trained_towers is {config.trained_towers!r}, expected true or false")
     return config

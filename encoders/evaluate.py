@@ -21,7 +21,7 @@ from encoders.export import shortened
 from encoders.features import FeatureTable, Featurizer
 from encoders.loading import featurizer_for, load_encoder
 from encoders.precision import pick_device
-from encoders.products import iter_items, iter_queries
+from encoders.products import BrokenImages, iter_items, iter_queries
 from encoders.queries import Queries, distinct_queries, image_key, without_text
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.errors import UserError
@@ -76,13 +76,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         inputs["embeddings"] = embeddings.fingerprint
     encoder = None
     if config.encoder is not None:
-        encoder, ready = load_encoder(config.encoder, None if embeddings is None else embeddings.dimension)
+        encoder, ready = load_encoder(config.encoder)
         device = pick_device(config.device)
         featurizer = featurizer_for(encoder, config.cache, device)
         if not ready:
             if items is None:
                 raise UserError("an untrained encoder is fitted to a catalogue first: name it with --items")
             encoder.calibrate(featurizer.table(progress(iter_items(items), "catalogue features")))
+            featurizer.broken = BrokenImages()
         inputs["encoder"] = encoder.fingerprint()
         encoder = encoder.to(device)
     with open_run(Path(config.out), "evaluate", asdict(config), inputs, seed=0) as run:

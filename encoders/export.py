@@ -51,12 +51,12 @@ def export(config: ExportConfig) -> dict[str, Any]:
     started = time.perf_counter()
     device = pick_device(config.device)
     items = open_table(config.items, ITEMS)
-    encoder, ready = load_encoder(config.encoder, None)
+    encoder, ready = load_encoder(config.encoder)
     featurizer = featurizer_for(encoder, config.cache, device)
     if not ready:
         encoder.calibrate(featurizer.table(progress(iter_items(items), "catalogue features")))
         featurizer.broken = BrokenImages()
-    dim = config.dim or encoder.config.dim
+    dim = encoder.config.dim if config.dim is None else config.dim
     if not 0 < dim <= encoder.config.dim:
         raise UserError(
             f"--dim {dim}: the encoder's vectors have {encoder.config.dim} dimensions; ask for at most that"

@@ -26,7 +26,7 @@ from torch import Tensor
 from encoders.precision import autocast
 from encoders.products import BrokenImages, Product
 from encoders.towers import GRID, IMAGE_CHANNELS, IMAGE_SIZE, TEXT_CHANNELS, Towers, Words, tokenize
-from moonrec.atomic import atomic_folder
+from moonrec.atomic import atomic_folder, storage_errors
 from moonrec.errors import UserError
 from moonrec.images import BrokenImage, decode_image
 
@@ -218,7 +218,8 @@ class Featurizer:
             hasher.update(product.digest())
         name = hasher.hexdigest()
         folder = self._cache / name[:2] / name[2:34]
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self._cache):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _count_broken(self, products: list[Product], has_image: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from encoders.towers import Towers
 UNTRAINED = "compact"
 
 
-def load_encoder(name_or_path: str, dim: int | None = None) -> tuple[CompactEncoder, bool]:
+def load_encoder(name_or_path: str) -> tuple[CompactEncoder, bool]:
     """An encoder by run folder, model folder or hub name, and whether it is ready.
 
     `compact` names the untrained encoder, which is not ready: it wants `calibrate` on a catalogue first.
@@ -23,7 +23,7 @@ def load_encoder(name_or_path: str, dim: int | None = None) -> tuple[CompactEnco
     """
     if name_or_path == UNTRAINED:
         torch.manual_seed(0)
-        return CompactEncoder(CompactConfig(dim=dim or CompactConfig.dim)).eval(), False
+        return CompactEncoder(CompactConfig()).eval(), False
     return CompactEncoder.from_pretrained(name_or_path), True
 
 

@@ -7,7 +7,6 @@ the epoch and the step alone: a run that was killed goes on from its last epoch 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,27 +20,25 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from encoders.compact import CompactConfig, CompactEncoder
-from encoders.features import FeatureBatch, FeatureTable, ProductFeatures
+from encoders.contrastive_step import ContrastiveStep
+from encoders.features import FeatureTable, ProductFeatures
 from encoders.infonce import InfoNCE
-from encoders.loading import UNTRAINED, featurizer_for, load_encoder
-from encoders.pairs import Pairs, PairSource, pairs_from_events, pairs_from_searches, product_codes
+from encoders.loading import UNTRAINED, load_encoder
+from encoders.pairs import Pairs, PairSource
 from encoders.posttrain_report import write_report
 from encoders.precision import has_fast_bf16, pick_device
-from encoders.products import BrokenImages, iter_items, iter_queries
-from encoders.raw_batches import LiveFeatures, RawBatch, RawTable, run_towers
-from encoders.sampling import drop_modalities, epoch_plan
+from encoders.raw_batches import LiveFeatures, RawTable
+from encoders.sampling import epoch_plan
 from encoders.towers import Towers
-from encoders.validation_recall import ValidationRecall, score
-from moonrec.atomic import atomic_file
+from encoders.training_data import TrainingData, load_training_data, open_tables
+from encoders.training_state import TrainingState
+from encoders.validation_recall import ValidationRecall
 from moonrec.errors import UserError
 from moonrec.progress import progress
 from moonrec.runs import Run, open_run
-from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, SEARCHES, Table, open_table
 
 _TOWER_RATE = 0.1
 _STARTED_RATE = 0.1
-_KEEP = 0.0
-_SELF = 0.0
 _CANDIDATES = 20_000
 _CANDIDATES_LIVE = 4_000
 
@@ -61,7 +58,7 @@ class PosttrainConfig:
     train_towers: bool = False
     dim: int = CompactConfig.dim
     batch_size: int = 256
-    epochs: int = 30
+    epochs: int = 20
     pairs_per_epoch: int = 16_384
     learning_rate: float = 3e-4
     patience: int = 3
@@ -70,60 +67,6 @@ class PosttrainConfig:
     seed: int = 0
     device: str = "auto"
     cache: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Everything the loop reads; feature rows are the catalogue's, then the queries'."""
-
-    features: FeatureTable
-    raw: RawTable | None
-    sources: list[PairSource]
-    product_of_item: np.ndarray
-    broken: BrokenImages
-
-
-class ContrastiveStep(nn.Module):
-    """Encoder and loss as one module, so that data parallelism sees a single forward."""
-
-    def __init__(self, encoder: CompactEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.loss = InfoNCE()
-        self._start = [copy.deepcopy(encoder).requires_grad_(False).eval()]
-
-    def forward(
-        self,
-        anchors: FeatureBatch | RawBatch,
-        positives: FeatureBatch | RawBatch,
-        groups_P: Sequence[Tensor],
-        rng: np.random.Generator | None,
-    ) -> Tensor:
-        """The loss of a batch; with `rng`, some anchors are shown in one modality only."""
-        anchor_features, positive_features = self._features(anchors), self._features(positives)
-        if rng is not None:
-            anchor_features = drop_modalities(anchor_features, rng)
-        a, p = self.encoder(anchor_features), self.encoder(positive_features)
-        loss = self.loss(a, p, *groups_P)
-        if _SELF:
-            rows = len(p)
-            pick = np.arange(rows) % 2 == 0
-            one = positive_features.hide(image=pick, text=~pick)
-            if rng is None:
-                one = positive_features.hide(image=np.zeros(rows,bool), text=np.ones(rows,bool))
-            e = ~one.is_empty_B()
-            loss = loss + _SELF * self.loss(self.encoder(one)[e], p[e], groups_P[0][e])
-        if _KEEP:
-            with torch.no_grad():
-                a0, p0 = self._start[0](anchor_features), self._start[0](positive_features)
-            loss = loss + _KEEP * (2 - (a * a0).sum(1).mean() - (p * p0).sum(1).mean())
-        return loss
-
-    def _features(self, batch: FeatureBatch | RawBatch) -> FeatureBatch:
-        if isinstance(batch, FeatureBatch):
-            return batch
-        assert self.encoder.towers is not None
-        return run_towers(self.encoder.towers, batch)
 
 
 def posttrain(config: PosttrainConfig) -> dict[str, Any]:
@@ -138,7 +81,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
     accelerator = Accelerator(
         cpu=device.type == "cpu", mixed_precision="bf16" if has_fast_bf16(device) else "no"
     )
-    tables = _open_tables(config)
+    tables = open_tables(config)
     encoder = _start_encoder(config)
     inputs = {name: table.fingerprint() for name, table in tables.items()} | {"from": encoder.fingerprint()}
     with ExitStack() as stack:
@@ -150,7 +93,8 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
         accelerator.wait_for_everyone()
         partial = Path(config.out + ".partial")
         with accelerator.main_process_first():
-            data = _load(config, tables, encoder, accelerator.device, partial)
+            pixels = partial / "pixels.npy"
+            data = load_training_data(config, tables, encoder, accelerator.device, pixels)
         if config.from_ == UNTRAINED:
             encoder.calibrate(data.features, config.seed)
         metrics = _train(config, encoder, data, accelerator, run, partial / "checkpoint")
@@ -161,17 +105,6 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             run.save_metrics(metrics)
             write_report(run, metrics, flags)
     return metrics
-
-
-def _open_tables(config: PosttrainConfig) -> dict[str, Table]:
-    tables = {"items": open_table(config.items, ITEMS)}
-    if config.searches is not None:
-        tables["searches"] = open_table(config.searches, SEARCHES)
-    if config.events is not None:
-        tables["events"] = open_table(config.events, EVENTS)
-    if config.holdout is not None:
-        tables["holdout"] = open_table(config.holdout, IMPRESSIONS)
-    return tables
 
 
 def _start_encoder(config: PosttrainConfig) -> CompactEncoder:
@@ -194,47 +127,6 @@ def _start_encoder(config: PosttrainConfig) -> CompactEncoder:
     )
     grown.load_state_dict(encoder.state_dict(), strict=False)
     return grown
-
-
-def _load(
-    config: PosttrainConfig,
-    tables: dict[str, Table],
-    encoder: CompactEncoder,
-    device: torch.device,
-    partial: Path,
-) -> TrainingData:
-    items, searches, holdout = tables["items"], tables.get("searches"), tables.get("holdout")
-    featurizer = featurizer_for(encoder, config.cache, device)
-    features = featurizer.table(progress(iter_items(items), "catalogue features"))
-    item_ids = items.read(["item_id"]).column("item_id").to_pylist()
-    sources = []
-    if searches is not None:
-        queries = featurizer.table(progress(iter_queries(searches), "query features"))
-        usable = np.concatenate(
-            [~queries.gather(part).is_empty_B().numpy() for part in _chunks(len(queries))]
-        )
-        features = features + queries
-        sources.append(pairs_from_searches(searches, item_ids, usable, config.seed, holdout))
-    if (events := tables.get("events")) is not None:
-        sources.append(
-            pairs_from_events(
-                events, item_ids, event_types=config.event_types, holdout=holdout, window=config.window,
-                max_gap_days=config.max_gap_days,
-            )
-        )  # fmt: skip
-    raw = None
-    if config.train_towers:
-        batches = (
-            batch
-            for table in (iter_items(items), iter_queries(searches) if searches else [])
-            for batch in table
-        )
-        raw = RawTable.build(batches, len(features), partial / "pixels.npy", BrokenImages())
-    return TrainingData(features, raw, sources, product_codes(items, item_ids), featurizer.broken)
-
-
-def _chunks(rows: int, size: int = 4096) -> list[np.ndarray]:
-    return np.split(np.arange(rows), range(size, rows, size))
 
 
 def _train(
@@ -262,12 +154,13 @@ def _train(
         candidates=_CANDIDATES if data.raw is None else _CANDIDATES_LIVE,
         seed=config.seed,
     )
-    state = _State.start(validate(encoder, live, device), encoder)
+    state = TrainingState.start(validate(encoder, live, device), encoder)
     if (checkpoint / "state.pt").exists():
-        state = _State.resume(checkpoint / "state.pt", encoder, step.loss, optimizer)
+        state = TrainingState.resume(checkpoint / "state.pt", encoder, step.loss, optimizer)
         if run is not None:
             run.rewind_history(state.history_lines)
     elif run is not None:
+        run.rewind_history(0)
         run.log(epoch=0, loss=None, **state.start_recall)
         state.save(checkpoint / "state.pt", encoder, step.loss, optimizer, len(run.history))
     begun, pairs_seen = time.perf_counter(), 0
@@ -346,7 +239,7 @@ def _parameter_groups(
     groups: list[dict[str, Any]] = [
         {"params": fresh, "lr": config.learning_rate},
         # Adam moves every weight by about the learning rate whatever its size, and a principal direction over
-        # 1,280 channels has entries of .03: at the full rate one epoch of noisy pairs wipes it out (measured).
+        # 1,280 channels has entries of .03: an epoch of noisy pairs at the full rate wipes it out (measured).
         {"params": started, "lr": config.learning_rate * _STARTED_RATE},
         {"params": list(loss.parameters()), "lr": config.learning_rate * 10, "weight_decay": 0.0},
     ]
@@ -358,59 +251,3 @@ def _parameter_groups(
 def _mix(config: PosttrainConfig, sources: Sequence[PairSource]) -> list[float]:
     share = dict(zip(("searches", "events"), config.mix, strict=True))
     return [share[source.name] for source in sources]
-
-
-@dataclass
-class _State:
-    """Where training stands: enough to go on after a kill, and the best weights so far."""
-
-    epoch: int
-    stale: int
-    start_recall: dict[str, float]
-    recall: dict[str, float]
-    best_recall: dict[str, float]
-    best_epoch: int
-    best: dict[str, Tensor]
-    history_lines: int = 0
-
-    @classmethod
-    def start(cls, recall: dict[str, float], encoder: CompactEncoder) -> _State:
-        """Before the first step; if no epoch beats this, the untouched encoder is kept."""
-        return cls(0, 0, recall, recall, recall, 0, _copy(encoder))
-
-    @classmethod
-    def resume(
-        cls, path: Path, encoder: CompactEncoder, loss: InfoNCE, optimizer: torch.optim.Optimizer
-    ) -> _State:
-        """Read a checkpoint, and put weights and optimizer back."""
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        encoder.load_state_dict(saved["encoder"])
-        loss.load_state_dict(saved["loss"])
-        optimizer.load_state_dict(saved["optimizer"])
-        return cls(**saved["state"])
-
-    def record(self, recall: dict[str, float], encoder: CompactEncoder) -> None:
-        """Note an epoch's validation recall; without validation pairs the last epoch is the best."""
-        self.recall = recall
-        if not recall or score(recall, self.start_recall) > score(self.best_recall, self.start_recall):
-            self.best_recall, self.best_epoch, self.best, self.stale = recall, self.epoch, _copy(encoder), 0
-        else:
-            self.stale += 1
-
-    def save(
-        self, path: Path, encoder: CompactEncoder, loss: InfoNCE, optimizer: torch.optim.Optimizer, lines: int
-    ) -> None:
-        """Write a checkpoint, atomically."""
-        self.history_lines = lines
-        values = {
-            "encoder": encoder.state_dict(),
-            "loss": loss.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "state": vars(self),
-        }
-        with atomic_file(path) as temporary:
-            torch.save(values, temporary)
-
-
-def _copy(encoder: CompactEncoder) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in encoder.state_dict().items()}

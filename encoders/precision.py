@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from moonrec.errors import UserError
+
 
 def has_fast_bf16(device: torch.device) -> bool:
     """True on GPUs with bf16 and on CPUs with AVX-512 BF16 or AMX (3 to 4 times faster there)."""
@@ -23,7 +25,18 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes a GPU when there is one; any torch device name is taken as it is."""
+    """`auto` takes a GPU when there is one; any torch device name is taken as it is.
+
+    Raises:
+        UserError: there is no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such device; expected auto, cpu, cuda, cuda:1, ...") from error
+    found = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= found:
+        raise UserError(f"--device {name}: this machine shows torch {found} GPUs; say auto, or cpu")
+    return device

@@ -62,9 +62,10 @@ class RawTable:
 
     @classmethod
     def build(cls, batches: Iterable[list[Product]], rows: int, path: Path, broken: BrokenImages) -> RawTable:
-        """Decode every picture once into the file `path` (150 kB a product)."""
+        """Decode every picture once into a file at `path` (150 kB a product) that ends with the process."""
         shape = (rows, IMAGE_SIZE, IMAGE_SIZE, 3)
         pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        path.unlink()  # the map stays; nothing is left in the run folder, whatever happens
         has_image = np.zeros(rows, bool)
         texts: list[tuple[tuple[Aspect, str], ...]] = []
         with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:

@@ -17,9 +17,7 @@ import moonrec
 
 
 @click.command()
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="A folder as `moonrec simulate` writes."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="A folder as `moonrec simulate` writes.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for all outputs.")
 def main(data: Path | None, out: Path) -> None:
     """Post-train an encoder, export embeddings, train click models with and without them."""

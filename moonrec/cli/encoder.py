@@ -31,7 +31,7 @@ def _with_cache(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--train-towers", is_flag=True, help="Train the pretrained towers too (slow without a GPU).")
 @click.option("--dim", default=128, show_default=True, type=click.IntRange(1, 4096), help="Vector width.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(2), help="Pairs of a step.")
-@click.option("--epochs", default=30, show_default=True, type=click.IntRange(0), help="At most so many.")
+@click.option("--epochs", default=20, show_default=True, type=click.IntRange(0), help="At most so many.")
 @click.option(
     "--pairs-per-epoch", default=16384, show_default=True, type=click.IntRange(1), help="At most so many."
 )

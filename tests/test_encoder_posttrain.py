@@ -1,0 +1,201 @@
+"""Post-training on a small simulated shop: complete run folders, the same result after a kill, no leak."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from encoder_helpers import Shop
+
+from encoders.compact import CompactEncoder
+from encoders.export import ExportConfig, export
+from encoders.posttrain import PosttrainConfig, posttrain
+from encoders.towers import Towers
+from moonrec.embedding_set import EmbeddingSet
+from moonrec.errors import UserError
+
+pytest_plugins = ["encoder_fixtures"]
+
+CONTRACT = {"config.yaml", "metrics.json", "history.jsonl", "report.html", "model", "provenance.json"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    path = run / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_run_folder_holds_what_the_contract_says(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == CONTRACT
+    assert {path.name for path in (trained / "model").iterdir()} == {"config.json", "model.safetensors"}
+    metrics = read_json(trained / "metrics.json")
+    encoder = CompactEncoder.from_pretrained(trained)
+    assert metrics["encoder_fingerprint"] == encoder.fingerprint()
+    assert [line["epoch"] for line in history(trained)] == [0, 1, 2]
+    assert metrics["epochs"] == 2
+    assert metrics["validation"]["start"].items() <= history(trained)[0].items()
+    assert metrics["validation"]["best"].items() <= history(trained)[metrics["best_epoch"]].items()
+    assert metrics["broken_images"] == {"count": 0, "examples": []}
+    assert set(metrics["pairs"]) == {"searches", "events"}
+    provenance = read_json(trained / "provenance.json")
+    assert provenance["command"] == "posttrain"
+    assert {"items", "searches", "events", "from"} <= set(provenance["inputs"])
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert (config["epochs"], config["from"]) == (2, "compact")
+    assert "<html" in (trained / "report.html").read_text()
+
+
+def test_frozen_towers_are_not_saved_and_stay_the_packaged_ones(trained: Path) -> None:
+    encoder = CompactEncoder.from_pretrained(trained)
+    assert encoder.towers is None
+    assert not encoder.config.trained_towers
+    assert not [name for name in encoder.state_dict() if "tower" in name]
+
+
+def test_training_changes_the_encoder_and_the_seed_decides_it(
+    shop: Shop, trained: Path, tmp_path: Path
+) -> None:
+    untouched = posttrain(shop.training(tmp_path / "untouched", epochs=0))
+    again = posttrain(shop.training(tmp_path / "again"))
+    expected = read_json(trained / "metrics.json")
+    assert again["encoder_fingerprint"] == expected["encoder_fingerprint"]
+    assert history(tmp_path / "again") == history(trained)
+    assert len(history(tmp_path / "untouched")) == 1
+    # Whether an epoch beats the start on this little data is chance; the loss shows that it learns.
+    losses = [line["loss"] for line in history(trained)[1:]]
+    assert losses[1] < losses[0]
+    changed = untouched["encoder_fingerprint"] != expected["encoder_fingerprint"]
+    assert changed == (expected["best_epoch"] > 0)
+
+
+_POSTTRAIN = """
+import json, sys, torch
+torch.set_num_threads(1)
+from encoders.posttrain import PosttrainConfig, posttrain
+options = json.loads(sys.argv[1])
+options["mix"], options["event_types"] = tuple(options["mix"]), tuple(options["event_types"])
+posttrain(PosttrainConfig(**options))
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_encoder_and_history(
+    shop: Shop, trained: Path, tmp_path: Path
+) -> None:
+    config = shop.training(tmp_path / "run")
+    child = subprocess.Popen([sys.executable, "-c", _POSTTRAIN, json.dumps(vars(config))])
+    partial, deadline = tmp_path / "run.partial", time.monotonic() + 120
+    while len(history(partial)) < 2 and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    state = partial / "checkpoint" / "state.pt"
+    while state.stat().st_mtime < (partial / "history.jsonl").stat().st_mtime and child.poll() is None:
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not (tmp_path / "run").exists()
+    assert len(history(partial)) == 2
+
+    metrics = posttrain(config)
+    assert read_json(tmp_path / "run" / "provenance.json")["resumed"] is True
+    assert metrics["encoder_fingerprint"] == read_json(trained / "metrics.json")["encoder_fingerprint"]
+    assert history(tmp_path / "run") == history(trained)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT
+    assert not partial.exists()
+
+
+def test_post_training_can_start_from_a_run(shop: Shop, trained: Path, tmp_path: Path) -> None:
+    posttrain(shop.training(tmp_path / "next", from_=str(trained), epochs=0))
+    encoder = CompactEncoder.from_pretrained(tmp_path / "next")
+    assert encoder.fingerprint() == CompactEncoder.from_pretrained(trained).fingerprint()
+    with pytest.raises(UserError, match="--dim 128"):
+        posttrain(shop.training(tmp_path / "other", from_=str(trained), dim=64))
+
+
+def tiny(shop: Shop, folder: Path) -> PosttrainConfig:
+    """Twelve items and as many searches, for training that runs the towers."""
+    items = pq.read_table(shop.items).slice(0, 12)
+    searches = pq.read_table(shop.searches).slice(0, 12)
+    ids = items.column("item_id").take(list(range(12)))
+    searches = searches.set_column(searches.column_names.index("item_id"), "item_id", ids)
+    pq.write_table(items, folder / "items.parquet")
+    pq.write_table(searches, folder / "searches.parquet")
+    return PosttrainConfig(
+        items=str(folder / "items.parquet"), searches=str(folder / "searches.parquet"),
+        out=str(folder / "run"), train_towers=True, epochs=1, pairs_per_epoch=8, batch_size=8,
+        learning_rate=1e-3, device="cpu", cache=str(folder / "cache"),
+    )  # fmt: skip
+
+
+def test_trained_towers_change_are_saved_and_export(shop: Shop, towers: Towers, tmp_path: Path) -> None:
+    config = tiny(shop, tmp_path)
+    metrics = posttrain(config)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT
+    encoder = CompactEncoder.from_pretrained(config.out)
+    assert encoder.fingerprint() == metrics["encoder_fingerprint"]
+    assert encoder.towers is not None
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    start, end = towers.state_dict(), encoder.towers.state_dict()
+    changed = [name for name in start if not torch.equal(start[name], end[name])]
+    assert not [name for name in changed if name.endswith(statistics)]
+    if metrics["best_epoch"]:  # otherwise the start was the best on the few held-out searches, and is kept
+        assert any(name.startswith("image.") for name in changed)
+        assert any(name.startswith("text.") for name in changed)
+    out = tmp_path / "set"
+    export(
+        ExportConfig(encoder=config.out, items=config.items, out=str(out), device="cpu", cache=config.cache)
+    )
+    assert len(EmbeddingSet.open(out)) == 12
+
+
+def test_held_out_impressions_take_pairs_away(shop: Shop, tmp_path: Path) -> None:
+    pairs = {}
+    for name, holdout in (("all", None), ("before", shop.holdout)):
+        metrics = posttrain(shop.training(tmp_path / name, holdout=holdout, epochs=0))
+        pairs[name] = metrics["pairs"]["events"]["training"]
+    assert 0 < pairs["before"] <= pairs["all"]
+    # Impressions of the training period reach far back: most events are at or after a user's first.
+    early = shop.holdout.replace("impressions_test", "impressions_train")
+    with pytest.raises(UserError, match="before the held-out time"):
+        posttrain(shop.training(tmp_path / "early", searches=None, holdout=early))
+    assert not (tmp_path / "early").exists()
+    warned = "--holdout" in (tmp_path / "all" / "report.html").read_text()
+    assert warned
+    assert "is optimistic" not in (tmp_path / "before" / "report.html").read_text()
+
+
+def test_one_source_alone_is_enough_and_none_is_refused(shop: Shop, tmp_path: Path) -> None:
+    for name, options in (("events", {"searches": None}), ("searches", {"events": None})):
+        metrics = posttrain(shop.training(tmp_path / name, epochs=0, **options))
+        assert set(metrics["pairs"]) == {name}
+    with pytest.raises(UserError, match="--searches, --events, or both"):
+        posttrain(shop.training(tmp_path / "none", searches=None, events=None))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"event_types": ("bought",)}, "bought"),
+        ({"from_": "/nowhere/at/all"}, "no such folder"),
+        ({"mix": (0.0, 1.0), "events": None}, "--mix"),
+        ({"items": "/nowhere.parquet"}, "nowhere"),
+    ],
+)
+def test_mistakes_are_told_and_leave_no_run(
+    options: dict[str, Any], message: str, shop: Shop, tmp_path: Path
+) -> None:
+    arguments = vars(shop.training(tmp_path / "run")) | options
+    with pytest.raises(UserError, match=message):
+        posttrain(PosttrainConfig(**arguments))
+    assert not (tmp_path / "run").exists()
