@@ -1,6 +1,7 @@
 """CUBE: frozen vectors beside trained ids, crossed in every way that the target and a behaviour allow.
 
-The seven inputs of figure 5 of "MOON Embedding" (see the paper list in the docs), for behaviours on items:
+The seven inputs of figure 5 of "MOON Embedding"
+(https://arxiv.org/abs/2511.11305), for behaviours on items:
 (1) the ID interest, which is the model's own target attention; (2) the fusion interest `Σ w(s_b) e_b`,
 content picks the behaviours, trained ids say what they mean; (3) the content interest `Σ w(s_b) r_b`; (4) the
 similarities {s_b} themselves; (5) the target's vector `r_t`. Inputs 6 and 7 belong to queries. `w` is not

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from encoders.compact import CompactConfig, CompactEncoder
 from encoders.contrastive_step import ContrastiveStep
+from encoders.encoding import encode
 from encoders.features import FeatureTable, ProductFeatures
 from encoders.infonce import InfoNCE
 from encoders.loading import UNTRAINED, load_encoder
@@ -137,7 +138,7 @@ def _train(
     run: Run | None,
     checkpoint: Path,
 ) -> dict[str, Any]:
-    device = accelerator.device
+    device, items = accelerator.device, len(data.product_of_item)
     step = ContrastiveStep(encoder.to(device)).train()
     if encoder.towers is not None:
         encoder.towers.requires_grad_(config.train_towers)
@@ -150,10 +151,11 @@ def _train(
         live = LiveFeatures(data.raw, encoder.towers, device)
     validate = ValidationRecall(
         data.sources,
-        items=len(data.product_of_item),
+        items=items,
         candidates=_CANDIDATES if data.raw is None else _CANDIDATES_LIVE,
         seed=config.seed,
     )
+    start_ME = torch.from_numpy(encode(encoder, live, device=device, rows=np.arange(items))[0])
     state = TrainingState.start(validate(encoder, live, device), encoder)
     if (checkpoint / "state.pt").exists():
         state = TrainingState.resume(checkpoint / "state.pt", encoder, step.loss, optimizer)
@@ -177,9 +179,10 @@ def _train(
         )
         for number, (source, rows) in enumerate(progress(plan, f"epoch {state.epoch}", len(plan))):
             share = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
-            loss = _loss(
-                prepared, data, data.sources[source], share, device, (config.seed, 5, state.epoch, number)
-            )
+            pairs = data.sources[source].training[share]
+            hide = np.random.default_rng((config.seed, 5, state.epoch, number))
+            modalities = hide if data.sources[source].name == "events" else None
+            loss = _loss(prepared, data, pairs, start_ME[pairs.positive], modalities, device)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
             optimizer.step()
@@ -209,18 +212,17 @@ def _train(
 def _loss(
     step: nn.Module,
     data: TrainingData,
-    source: PairSource,
-    rows: np.ndarray,
+    pairs: Pairs,
+    start_PE: Tensor,
+    rng: np.random.Generator | None,
     device: torch.device,
-    entropy: tuple[int, ...],
 ) -> Tensor:
-    pairs: Pairs = source.training[rows]
     table: FeatureTable | RawTable = data.features if data.raw is None else data.raw
     groups = (data.product_of_item[pairs.positive], pairs.user)
-    rng = np.random.default_rng(entropy) if source.name == "events" else None
     return step(
         table.gather(pairs.anchor).to(device),
         table.gather(pairs.positive).to(device),
+        start_PE.to(device),
         [torch.from_numpy(np.ascontiguousarray(group)).to(device) for group in groups],
         rng,
     )

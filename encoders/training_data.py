@@ -16,7 +16,7 @@ from encoders.pairs import PairSource, pairs_from_events, pairs_from_searches, p
 from encoders.products import BrokenImages, iter_items, iter_queries
 from encoders.raw_batches import RawTable
 from moonrec.progress import progress
-from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, SEARCHES, Table, open_table
+from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, SEARCHES, Table, check_same_clock, open_table
 
 if TYPE_CHECKING:
     from encoders.posttrain import PosttrainConfig
@@ -42,6 +42,7 @@ def open_tables(config: PosttrainConfig) -> dict[str, Table]:
         tables["events"] = open_table(config.events, EVENTS)
     if config.holdout is not None:
         tables["holdout"] = open_table(config.holdout, IMPRESSIONS)
+        check_same_clock([tables[name] for name in ("events", "holdout") if name in tables])
     return tables
 
 

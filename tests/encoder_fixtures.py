@@ -19,9 +19,14 @@ from moonrec.tables import ITEMS, open_table
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("encoders") / "shop"
     simulate(folder, items=60, users=40, image_size=64)
-    tables = ("items", "searches_train", "searches_test", "events_train", "impressions_test")
-    paths = [str(folder / f"{name}.parquet") for name in tables]
-    return Shop(*paths, cache=str(tmp_path_factory.mktemp("cache")))
+    return Shop(
+        items=str(folder / "items.parquet"),
+        searches=str(folder / "searches_train.parquet"),
+        test_searches=str(folder / "searches_test.parquet"),
+        events=str(folder / "events_train.parquet"),
+        holdout=str(folder / "impressions_test.parquet"),
+        cache=str(tmp_path_factory.mktemp("cache")),
+    )
 
 
 @pytest.fixture(scope="session")

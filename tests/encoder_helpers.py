@@ -52,7 +52,7 @@ class Shop:
 
     def training(self, out: Path, **options: Any) -> PosttrainConfig:
         """Options of a post-training that takes seconds."""
-        defaults = {
+        defaults: dict[str, Any] = {
             "searches": self.searches,
             "events": self.events,
             "epochs": 2,

@@ -19,7 +19,6 @@ from encoders.loading import UNTRAINED, load_encoder
 from encoders.products import Aspect, Product, iter_queries
 from encoders.queries import distinct_queries, image_key, without_text
 from encoders.towers import Towers, pretrained_fingerprint
-from encoders.validation_recall import score
 from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
 from moonrec.errors import UserError
 from moonrec.tables import SEARCHES, Table, open_table
@@ -115,9 +114,9 @@ def test_an_embedding_set_of_another_encoder_is_refused(shop: Shop, embeddings: 
 def test_embeddings_alone_rank_by_the_vector_of_the_query_item_and_leave_it_out(
     shop: Shop, tmp_path: Path
 ) -> None:
-    vectors = {"a": [1, 0], "b": [1, 0.1], "c": [1, 0.5], "d": [0, 1]}
+    vectors: dict[str, list[float]] = {"a": [1, 0], "b": [1, 0.1], "c": [1, 0.5], "d": [0, 1]}
     embeddings = write_vectors(tmp_path / "set", vectors)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"query_item_id": "a", "query_text": "", "item_id": "c"},  # behind b alone, since a is left out
         {"query_item_id": "a", "query_text": "", "item_id": "gone"},  # a positive that nobody can find
         {"query_item_id": "a", "query_text": "", "item_id": "a"},  # its own picture: no positive
@@ -140,7 +139,7 @@ def test_equal_photos_are_one_query_with_all_that_was_taken(
     shop: Shop, trained: Path, embeddings: Path, tmp_path: Path
 ) -> None:
     ids = shop.item_ids()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"query_image": picture(1), "query_text": "these words are not shown", "item_id": ids[0]},
         {"query_image": picture(2), "item_id": ids[1]},
         {"query_image": picture(1), "item_id": ids[2]},
@@ -161,7 +160,7 @@ def test_equal_photos_are_one_query_with_all_that_was_taken(
 
 
 def test_a_broken_picture_of_the_catalogue_counts_once(shop: Shop, tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"item_id": "a", "title": "red", "image": picture(1)},
         {"item_id": "b", "title": "blue", "image": b"x"},
     ]
@@ -218,10 +217,3 @@ def test_what_cannot_be_evaluated_is_refused(
     with pytest.raises(UserError, match=message):
         evaluated(shop, tmp_path / "run", searches=str(searches.path), **arguments)
     assert not (tmp_path / "run").exists()
-
-
-def test_the_score_of_early_stopping_is_1_at_the_start_and_grows_with_any_source() -> None:
-    start = {"searches_mrr": 0.2, "searches_recall@10": 1.0, "events_mrr": 0.1}
-    assert score(start, start) == pytest.approx(1.0)
-    assert score(start | {"events_mrr": 0.2}, start) == pytest.approx(1.5)
-    assert score({}, {}) == 0.0

@@ -65,7 +65,7 @@ def test_the_same_call_gives_the_same_embedding_set(shop: Shop, tmp_path: Path) 
 def test_products_that_show_nothing_are_left_out_and_counted(
     trained: Path, shop: Shop, tmp_path: Path
 ) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"item_id": "001", "title": "red dress", "image": picture(1)},
         {"item_id": "002", "title": None, "image": None},
         {"item_id": "1", "title": " ", "image": picture(2)},

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_catalogues_of_one_modality_come_back_from_the_cache(
 
 def huge_picture() -> bytes:
     stream = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(stream, "PNG")
+    Image.new("1", (8_000, 8_000)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -164,7 +165,9 @@ def test_unusable_pictures_are_counted_and_their_items_encoded_from_the_words(
 ) -> None:
     good, cut = picture(1), picture(2)[:60]
     pictures = {"good": good, "cut": cut, "bomb": huge_picture(), "gone": "photos/gone.png", "none": None}
-    rows = [{"item_id": name, "title": "red dress", "image": value} for name, value in pictures.items()]
+    rows: list[dict[str, Any]] = [
+        {"item_id": name, "title": "red dress", "image": value} for name, value in pictures.items()
+    ]
     table = open_table(write_table(tmp_path / "items.parquet", rows), ITEMS)
     for expected_texts in (5, 0):  # broken pictures are counted from the cache, too
         run = featurizer(towers, tmp_path / "cache")
@@ -240,7 +243,7 @@ def test_a_saved_shard_opens_as_memory_maps(tmp_path: Path) -> None:
 
 
 def test_products_say_what_the_rows_say(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "item_id": "007",
             "title": " Red dress ",

@@ -136,7 +136,7 @@ def test_event_pairs_are_those_of_brute_force(
     kinds = tuple(kind for kind in kinds if any(row["event"] == kind for row in events))
     in_order, expected = brute_force(events, holdout, kinds, window, gap)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = {"holdout": holdout, "kinds": kinds, "window": window, "gap": float(gap)}
+        arguments: dict[str, Any] = {"holdout": holdout, "kinds": kinds, "window": window, "gap": float(gap)}
         if not expected:
             with pytest.raises(UserError, match="nothing to learn from"):
                 event_pairs(events, Path(folder), **arguments)
@@ -269,7 +269,7 @@ def test_searches_without_dates_are_all_kept(tmp_path: Path) -> None:
 def test_skus_of_a_product_share_a_code_and_others_share_none(tmp_path: Path) -> None:
     products = ["p", None, "q", "p", None, "q"]
     rows = [{"item_id": f"i{i}", "title": "sock", "product_id": p} for i, p in enumerate(products)]
-    ids = [row["item_id"] for row in rows]
+    ids = [str(row["item_id"]) for row in rows]
     codes = product_codes(table(rows, ITEMS, tmp_path), ids)
     assert codes[0] == codes[3]
     assert codes[2] == codes[5]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -161,18 +162,27 @@ def test_trained_towers_change_are_saved_and_export(shop: Shop, towers: Towers, 
 
 def test_held_out_impressions_take_pairs_away(shop: Shop, tmp_path: Path) -> None:
     pairs = {}
-    for name, holdout in (("all", None), ("before", shop.holdout)):
-        metrics = posttrain(shop.training(tmp_path / name, holdout=holdout, epochs=0))
-        pairs[name] = metrics["pairs"]["events"]["training"]
-    assert 0 < pairs["before"] <= pairs["all"]
-    # Impressions of the training period reach far back: most events are at or after a user's first.
-    early = shop.holdout.replace("impressions_test", "impressions_train")
+    # Impressions of the training period reach far back: most events come after a user's first.
+    for split in (None, "test", "train"):
+        holdout = None if split is None else shop.holdout.replace("_test", f"_{split}")
+        metrics = posttrain(shop.training(tmp_path / str(split), holdout=holdout, epochs=0))
+        pairs[split] = {name: counts["training"] for name, counts in metrics["pairs"].items()}
+    assert pairs["test"]["events"] == pairs[None]["events"]  # the shop's training events end before the test
+    assert 0 < pairs["train"]["events"] < pairs["test"]["events"] / 2
+    assert 0 < pairs["train"]["searches"] < pairs["test"]["searches"]
+    reports = {split: (tmp_path / str(split) / "report.html").read_text() for split in pairs}
+    assert "is optimistic" in reports[None]
+    assert "is optimistic" not in reports["test"]
+
+
+def test_a_holdout_that_leaves_nothing_is_refused(shop: Shop, tmp_path: Path) -> None:
+    impressions, first = pq.read_table(shop.holdout), pq.read_table(shop.events).column("timestamp")[0]
+    times = pa.array([first.as_py()] * len(impressions), first.type)
+    at = impressions.column_names.index("timestamp")
+    pq.write_table(impressions.set_column(at, "timestamp", times), tmp_path / "holdout.parquet")
     with pytest.raises(UserError, match="before the held-out time"):
-        posttrain(shop.training(tmp_path / "early", searches=None, holdout=early))
-    assert not (tmp_path / "early").exists()
-    warned = "--holdout" in (tmp_path / "all" / "report.html").read_text()
-    assert warned
-    assert "is optimistic" not in (tmp_path / "before" / "report.html").read_text()
+        posttrain(shop.training(tmp_path / "run", searches=None, holdout=str(tmp_path / "holdout.parquet")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_source_alone_is_enough_and_none_is_refused(shop: Shop, tmp_path: Path) -> None:

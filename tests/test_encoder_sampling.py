@@ -44,16 +44,17 @@ def test_same_seed_and_epoch_give_the_same_plan_and_others_another() -> None:
     st.integers(2, 40),
     st.integers(1, 400),
 )
-def test_a_pair_stands_at_most_once_in_an_epoch_and_every_source_in_some_batch(
+def test_pairs_of_a_source_are_passed_equally_often_and_at_most_four_times(
     sizes: tuple[int, int], mix: tuple[float, float], batch_size: int, pairs_per_epoch: int
 ) -> None:
     batches = plan(sizes, mix, batch_size=batch_size, pairs_per_epoch=pairs_per_epoch)
-    for number in (0, 1):
+    for number, size in enumerate(sizes):
         rows = np.concatenate([rows for n, rows in batches if n == number])
-        assert 0 < len(rows) == len(np.unique(rows))
-        assert rows.min() >= 0
-        assert rows.max() < sizes[number]
-    assert all(len(rows) <= batch_size for _, rows in batches)
+        passes = np.bincount(rows, minlength=size)
+        assert len(passes) == size
+        assert 1 <= passes.max() <= 4
+        assert passes.max() - passes.min() <= 1
+    assert all(0 < len(rows) <= batch_size for _, rows in batches)
 
 
 def test_the_mix_decides_the_shares_of_the_epoch() -> None:
@@ -70,9 +71,11 @@ def test_a_mix_that_leaves_nothing_to_train_on_is_refused() -> None:
         plan((100,), (0,))
 
 
-def test_a_small_source_is_not_repeated() -> None:
+def test_a_small_source_is_passed_four_times_beside_a_large_one() -> None:
     batches = plan((20, 10_000), (1, 1), pairs_per_epoch=800)
-    assert sum(len(rows) for number, rows in batches if number == 0) == 16
+    small, large = (np.concatenate([rows for n, rows in batches if n == number]) for number in (0, 1))
+    assert np.bincount(small).tolist() == [4] * 20
+    assert len(large) == len(np.unique(large)) == 400
 
 
 def test_hiding_modalities_never_empties_a_product_and_hides_about_the_planned_share() -> None:
