@@ -80,7 +80,8 @@ class CompactEncoder(nn.Module):
         image_BD = masked_mean(tokens_BSD[:, :cells], image_mask_BG)
         text_BD = masked_mean(tokens_BSD[:, cells:], features.text_mask_BT)
         pooled_BD = nn.functional.normalize(image_BD, dim=1) + nn.functional.normalize(text_BD, dim=1)
-        vectors_BE = nn.functional.normalize(self.out(pooled_BD).float(), dim=1)
+        with torch.autocast(pooled_BD.device.type, enabled=False):
+            vectors_BE = nn.functional.normalize(self.out(pooled_BD), dim=1)
         return vectors_BE.masked_fill(features.is_empty_B()[:, None], 0)
 
     @torch.no_grad()

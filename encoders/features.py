@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from encoders.precision import autocast
+from encoders.precision import autocast, has_fast_bf16
 from encoders.products import BrokenImages, Product
 from encoders.towers import GRID, IMAGE_CHANNELS, IMAGE_SIZE, TEXT_CHANNELS, Towers, Words, tokenize
 from moonrec.atomic import atomic_folder, storage_errors
@@ -167,7 +167,9 @@ class Featurizer:
 
     def __init__(self, *, towers: Towers, fingerprint: str, cache: Path | None, device: torch.device) -> None:
         self._towers = towers.to(device)
-        self._key = hashlib.sha256(f"{fingerprint}/{IMAGE_SIZE}/{GRID}/{SHARD_ROWS}".encode()).digest()
+        arithmetic = "bf16" if has_fast_bf16(device) else "fp32"
+        key = f"{fingerprint}/{IMAGE_SIZE}/{GRID}/{SHARD_ROWS}/{device.type}/{arithmetic}"
+        self._key = hashlib.sha256(key.encode()).digest()
         self._cache = cache
         self._device = device
         self._threads = max(2, os.cpu_count() or 2)

@@ -35,7 +35,9 @@ class InfoNCE(nn.Module):
             groups_P: any number of integer labels; two pairs with an equal label (of at least 0) in any of
                 them are not negatives of each other.
         """
-        logits_PP = anchors_PE @ positives_PE.T * self.scale()
+        # In full precision: at a scale of 14 and more, eight bits leave the logits too coarse to learn from.
+        with torch.autocast(anchors_PE.device.type, enabled=False):
+            logits_PP = anchors_PE.float() @ positives_PE.float().T * self.scale()
         logits_PP = logits_PP.masked_fill(false_negatives(*groups_P), -torch.inf) if groups_P else logits_PP
         target_P = torch.arange(len(logits_PP), device=logits_PP.device)
         forward = nn.functional.cross_entropy(logits_PP, target_P)

@@ -24,7 +24,9 @@ MAX_VALIDATION = 2000
 
 @dataclass(frozen=True)
 class Pairs:
-    """`anchor` and `positive` are feature rows; `user` is a code for who did it, -1 where nobody is named."""
+    """`anchor` and `positive` are feature rows. `user` is a code for whose taste the pair shows: one user's
+    event pairs are not each other's negatives. It is -1 for searches, which ask for one thing, whoever asks.
+    """
 
     anchor: np.ndarray
     positive: np.ndarray

@@ -169,6 +169,9 @@ def _train(
     while state.epoch < config.epochs and state.stale < config.patience:
         state.epoch += 1
         losses = []
+        torch.manual_seed(
+            config.seed * 100_003 + state.epoch
+        )  # dropout of trained towers, also after a resume
         plan = epoch_plan(
             data.sources,
             _mix(config, data.sources),
