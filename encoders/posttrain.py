@@ -169,9 +169,8 @@ def _train(
     while state.epoch < config.epochs and state.stale < config.patience:
         state.epoch += 1
         losses = []
-        torch.manual_seed(
-            config.seed * 100_003 + state.epoch
-        )  # dropout of trained towers, also after a resume
+        # Dropout of trained towers must be the same after a resume.
+        torch.manual_seed(config.seed * 100_003 + state.epoch)
         plan = epoch_plan(
             data.sources,
             _mix(config, data.sources),

@@ -13,6 +13,9 @@ from encoders.infonce import InfoNCE
 from encoders.validation_recall import score
 from moonrec.atomic import atomic_file
 
+# Ranks that shrink by less than 1 % an epoch are not worth the epoch. Ours.
+_LEAST_GAIN = 0.01
+
 
 @dataclass
 class TrainingState:
@@ -46,7 +49,8 @@ class TrainingState:
     def record(self, recall: dict[str, float], encoder: CompactEncoder) -> None:
         """Note an epoch's validation recall; without validation pairs the last epoch is the best."""
         self.recall = recall
-        if not recall or score(recall, self.start_recall) > score(self.best_recall, self.start_recall):
+        gain = score(recall, self.start_recall) - score(self.best_recall, self.start_recall)
+        if not recall or gain > _LEAST_GAIN:
             self.best_recall, self.best_epoch, self.stale = recall, self.epoch, 0
             self.best = copy_weights(encoder)
         else:
