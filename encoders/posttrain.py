@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from encoders.compact import CompactConfig, CompactEncoder
@@ -78,10 +79,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
     """
     if config.searches is None and config.events is None:
         raise UserError("post-training needs --searches, --events, or both: behaviour is the teacher")
-    device = pick_device(config.device)
-    accelerator = Accelerator(
-        cpu=device.type == "cpu", mixed_precision="bf16" if has_fast_bf16(device) else "no"
-    )
+    accelerator = _accelerator(config)
     tables = open_tables(config)
     encoder = _start_encoder(config)
     inputs = {name: table.fingerprint() for name, table in tables.items()} | {"from": encoder.fingerprint()}
@@ -106,6 +104,22 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             run.save_metrics(metrics)
             write_report(run, metrics, flags)
     return metrics
+
+
+def _accelerator(config: PosttrainConfig) -> Accelerator:
+    device = pick_device(config.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if has_fast_bf16(device) else "no",
+        kwargs_handlers=[
+            # A batch without any picture leaves the image tower without gradients.
+            DistributedDataParallelKwargs(find_unused_parameters=config.train_towers),
+            # The others wait while the first process featurizes the catalogue.
+            InitProcessGroupKwargs(timeout=timedelta(days=2)),
+        ],
+    )
 
 
 def _start_encoder(config: PosttrainConfig) -> CompactEncoder:

@@ -26,7 +26,8 @@ class _Places:
 
     out: Path
 
-    def __getattr__(self, name: str) -> str:
+    def folder(self, name: str) -> str:
+        """A folder of the demo."""
         return str(self.out / name)
 
     def table(self, name: str) -> str:
@@ -87,8 +88,8 @@ def _train_encoder(places: _Places, seed: int) -> dict[str, Any]:
             pairs_per_epoch=4096,
             patience=2,
             seed=seed,
-            cache=places.cache,
-            out=places.encoder,
+            cache=places.folder("cache"),
+            out=places.folder("encoder"),
         )
     )
 
@@ -98,13 +99,18 @@ def _evaluate(places: _Places) -> list[dict[str, Any]]:
     from encoders.export import ExportConfig, export
 
     _say("exporting frozen embeddings and measuring image-search recall")
-    items, searches = places.table("items"), places.table("searches_test")
-    export(ExportConfig(encoder=places.encoder, items=items, cache=places.cache, out=places.embeddings))
+    items, searches, cache = places.table("items"), places.table("searches_test"), places.folder("cache")
+    trained = places.folder("encoder")
+    export(ExportConfig(encoder=trained, items=items, cache=cache, out=places.folder("embeddings")))
     rows = []
-    for name, encoder in (("untrained towers", "compact"), ("post-trained", places.encoder)):
-        run = places.evaluation_untrained if encoder == "compact" else places.evaluation
+    for name, encoder, run in (
+        ("untrained towers", "compact", "evaluation_untrained"),
+        ("post-trained", trained, "evaluation"),
+    ):
         metrics = evaluate(
-            EvaluateConfig(encoder=encoder, items=items, searches=searches, cache=places.cache, out=run)
+            EvaluateConfig(
+                encoder=encoder, items=items, searches=searches, cache=cache, out=places.folder(run)
+            )
         )
         found = metrics["retrieval"]["image_to_item"]
         rows.append({"encoder": name, **{key: found[key] for key in ("hit@1", "hit@10", "mrr")}})
@@ -123,10 +129,10 @@ def _train_ctr(places: _Places, seed: int) -> list[dict[str, Any]]:
                 test=places.table("impressions_test"),
                 events=places.table("events"),
                 items=places.table("items"),
-                embeddings=None if content == "none" else places.embeddings,
+                embeddings=None if content == "none" else places.folder("embeddings"),
                 content=(content,),
                 seed=seed,
-                out=str(places.out / f"ctr_{content}"),
+                out=places.folder(f"ctr_{content}"),
             )
         )
         rows.append({"model": "ids only" if content == "none" else f"ids + {content}", **_headline(metrics)})
