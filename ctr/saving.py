@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ctr.evaluation import probabilities
@@ -76,7 +76,8 @@ def save_model(
     folder: Path, state: Mapping[str, Tensor], settings: ModelSettings, vocabulary: Vocabulary
 ) -> None:
     """Write a model into `folder`, which must exist."""
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / _WEIGHTS)
+    # Not `save_file`: its files are readable by their owner alone, whatever the umask says.
+    (folder / _WEIGHTS).write_bytes(save({name: value.contiguous() for name, value in state.items()}))
     pq.write_table(pa.table({"user_id": vocabulary.users}), folder / _USERS)
     pq.write_table(pa.table({"item_id": vocabulary.items}), folder / _ITEMS)
     write_json(folder / _SETTINGS, asdict(settings))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ctr.batch import Batch, build_batch
 from ctr.impressions import Impressions
 from ctr.model import StepOutput
+from moonrec.errors import UserError
 from moonrec.metrics import auc
 from moonrec.progress import progress
 
@@ -126,8 +127,13 @@ class _Window:
 
     def values(self) -> dict[str, float | None]:
         losses, logits, labels = zip(*self._outputs, strict=True)
+        loss = float(torch.stack(losses).mean())
+        if not np.isfinite(loss):
+            raise UserError(
+                "the loss is not finite any more; lower --learning-rate or --sparse-learning-rate"
+            )
         return {
-            "loss": float(torch.stack(losses).mean()),
+            "loss": loss,
             "auc": auc(torch.cat(labels).cpu().numpy(), torch.cat(logits).cpu().numpy()),
             "samples_per_second": round(self.rows / (time.perf_counter() - self._started)),
         }

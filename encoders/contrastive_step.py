@@ -40,6 +40,7 @@ class ContrastiveStep(nn.Module):
         positives: FeatureBatch | RawBatch,
         start_PE: Tensor,
         groups_P: Sequence[Tensor],
+        own_P: Tensor,
         rng: np.random.Generator | None,
     ) -> Tensor:
         """The loss of a batch.
@@ -47,7 +48,7 @@ class ContrastiveStep(nn.Module):
         Args:
             anchors, positives: the two sides of the pairs.
             start_PE: the positives' vectors at the start of training.
-            groups_P: see `InfoNCE`.
+            groups_P, own_P: see `InfoNCE`.
             rng: if given, some anchors are shown in one modality only.
         """
         anchor_features, positive_features = self._features(anchors), self._features(positives)
@@ -55,7 +56,7 @@ class ContrastiveStep(nn.Module):
             anchor_features = drop_modalities(anchor_features, rng)
         anchors_PE, positives_PE = self.encoder(anchor_features), self.encoder(positive_features)
         drift = 1 - (positives_PE * start_PE).sum(1).mean()
-        return self.loss(anchors_PE, positives_PE, *groups_P) + KEEP_WEIGHT * drift
+        return self.loss(anchors_PE, positives_PE, *groups_P, own_P=own_P) + KEEP_WEIGHT * drift
 
     def _features(self, batch: FeatureBatch | RawBatch) -> FeatureBatch:
         if isinstance(batch, FeatureBatch):

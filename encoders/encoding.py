@@ -39,6 +39,6 @@ def encode(
         with autocast(device):
             encoded = encoder(batch.to(device))
         vectors[part] = encoded.float().cpu().numpy()
-        empty[part] = batch.is_empty_B().numpy()
+        empty[part] = batch.is_empty_B().cpu().numpy()
     encoder.train(training)
     return vectors, empty

@@ -25,12 +25,23 @@ from torch import Tensor
 
 from encoders.precision import autocast, has_fast_bf16
 from encoders.products import BrokenImages, Product
-from encoders.towers import GRID, IMAGE_CHANNELS, IMAGE_SIZE, TEXT_CHANNELS, Towers, Words, tokenize
+from encoders.towers import (
+    GRID,
+    IMAGE_CHANNELS,
+    IMAGE_SIZE,
+    TEXT_CHANNELS,
+    Towers,
+    Words,
+    tokenize,
+    tokens_plan,
+)
 from moonrec.atomic import atomic_folder, storage_errors
 from moonrec.errors import UserError
 from moonrec.images import BrokenImage, decode_image
 
 SHARD_ROWS = 256
+# To be raised when the same products come to have other features or another layout on disk.
+_FORMAT = 1
 _COMPUTE_ROWS = 64
 _SHARD_BYTES = SHARD_ROWS * 2 * (GRID * GRID * IMAGE_CHANNELS + 24 * TEXT_CHANNELS)
 _ARRAYS = ("image", "has_image", "text", "aspect", "offsets")
@@ -94,10 +105,19 @@ class Shard:
     def open(cls, folder: Path) -> Shard | None:
         """Memory-map a saved shard; None when it is not there or is damaged (it is computed again)."""
         try:
-            arrays = [np.load(folder / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in _ARRAYS]
-        except (OSError, ValueError, EOFError):
+            return cls(*(_map_array(folder / f"{name}.npy") for name in _ARRAYS))
+        except (FileNotFoundError, ValueError, TypeError, EOFError):
             return None
-        return cls(*arrays)
+
+
+def _map_array(path: Path) -> np.ndarray:
+    """Memory-map a `.npy` file and close it: there are more shards than a process may have files open."""
+    with path.open("rb") as stream:
+        np.lib.format.read_magic(stream)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        start = stream.tell()
+    bytes_ = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    return bytes_.numpy()[start:].view(dtype).reshape(shape)
 
 
 class ProductFeatures(Protocol):
@@ -168,7 +188,7 @@ class Featurizer:
     def __init__(self, *, towers: Towers, fingerprint: str, cache: Path | None, device: torch.device) -> None:
         self._towers = towers.to(device)
         arithmetic = "bf16" if has_fast_bf16(device) else "fp32"
-        key = f"{fingerprint}/{IMAGE_SIZE}/{GRID}/{SHARD_ROWS}/{device.type}/{arithmetic}"
+        key = f"{_FORMAT}/{fingerprint}/{tokens_plan()}/{SHARD_ROWS}/{device.type}/{arithmetic}"
         self._key = hashlib.sha256(key.encode()).digest()
         self._cache = cache
         self._device = device

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moonrec.errors import UserError
-from moonrec.ids import rows_of
+from moonrec.ids import codes_of, rows_of
 from moonrec.tables import Table
 
 VALIDATION_SHARE = 0.1
@@ -24,28 +24,36 @@ MAX_VALIDATION = 2000
 
 @dataclass(frozen=True)
 class Pairs:
-    """`anchor` and `positive` are feature rows. `user` is a code for whose taste the pair shows: one user's
-    event pairs are not each other's negatives. It is -1 for searches, which ask for one thing, whoever asks.
+    """Pairs as arrays of equal length.
+
+    `anchor` and `positive` are feature rows. `user` is a code for whose taste the pair shows: one user's
+    event pairs are not each other's negatives; it is -1 for searches, which ask for one thing, whoever asks.
+    `own` is the catalogue row that the anchor is or shows (-1: none): neither a negative nor an answer.
     """
 
     anchor: np.ndarray
     positive: np.ndarray
     user: np.ndarray
+    own: np.ndarray
 
     def __len__(self) -> int:
         return len(self.anchor)
 
     def __getitem__(self, rows: np.ndarray) -> Pairs:
-        return Pairs(self.anchor[rows], self.positive[rows], self.user[rows])
+        return Pairs(self.anchor[rows], self.positive[rows], self.user[rows], self.own[rows])
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """Pairs of one kind, split into those trained on and those that early stopping looks at."""
+    """Pairs of one kind, split into those trained on and those that early stopping looks at.
+
+    `undated` rows had no timestamp, so that a holdout could not judge them.
+    """
 
     name: str
     training: Pairs
     validation: Pairs
+    undated: int = 0
 
 
 def product_codes(items: Table, item_ids: Sequence[str]) -> np.ndarray:
@@ -78,18 +86,25 @@ def pairs_from_searches(
     Raises:
         UserError: no search names an item of the catalogue.
     """
-    table = searches.read(["item_id"])
-    rows = rows_of(table.column("item_id"), pa.array(item_ids, pa.string()))
-    keep = (rows >= 0) & usable_query
-    if holdout is not None and "timestamp" in searches.column_names:
-        keep &= _before_holdout(searches, holdout)
+    catalogue = pa.array(item_ids, pa.string())
+    shown = "query_item_id" in searches.column_names
+    table = searches.read(["item_id", *(["query_item_id"] if shown else [])])
+    rows = rows_of(table.column("item_id"), catalogue)
+    own = rows_of(table.column("query_item_id"), catalogue) if shown else np.full(len(rows), -1)
+    keep = (rows >= 0) & (rows != own) & usable_query
+    undated = len(rows)
+    if "timestamp" in searches.column_names:
+        times = searches.read(["timestamp"]).column("timestamp")
+        undated = times.null_count
+        if holdout is not None:
+            keep &= _before_holdout(searches, times, holdout)
     known = np.flatnonzero(keep)
     if not len(known):
         raise UserError(f"{searches.path}: no search with a usable query names an item of the catalogue")
-    pairs = Pairs(known + len(item_ids), rows[known], np.full(len(known), -1))
+    pairs = Pairs(known + len(item_ids), rows[known], np.full(len(known), -1), own[known])
     order = np.random.default_rng((seed, 1)).permutation(len(pairs))
     held = min(MAX_VALIDATION, max(1, round(VALIDATION_SHARE * len(pairs)))) if len(pairs) > 1 else 0
-    return PairSource("searches", pairs[np.sort(order[held:])], pairs[order[:held]])
+    return PairSource("searches", pairs[np.sort(order[held:])], pairs[order[:held]], undated)
 
 
 def pairs_from_events(
@@ -112,7 +127,7 @@ def pairs_from_events(
     order = np.lexsort((times, users))
     users, rows, times = users[order], rows[order], times[order]
     found: list[np.ndarray] = []
-    gap = int(max_gap_days * 86_400e6)
+    gap = int(min(max_gap_days, 1e8) * 86_400e6)
     for step in range(1, window + 1):
         first, second = np.arange(len(rows) - step), np.arange(step, len(rows))
         close = (users[first] == users[second]) & (times[second] - times[first] <= gap)
@@ -124,7 +139,7 @@ def pairs_from_events(
             f"{max_gap_days:g} days before the held-out time; nothing to learn from"
         )
     joint = joint[np.argsort(times[joint[:, 1]], kind="stable")]
-    pairs = Pairs(rows[joint[:, 0]], rows[joint[:, 1]], users[joint[:, 1]])
+    pairs = Pairs(rows[joint[:, 0]], rows[joint[:, 1]], users[joint[:, 1]], rows[joint[:, 0]])
     cut = len(pairs) - round(VALIDATION_SHARE * len(pairs))
     training, later = pairs[np.arange(cut)], pairs[np.arange(cut, len(pairs))]
     unseen = np.flatnonzero(~np.isin(_undirected(later, len(item_ids)), _undirected(training, len(item_ids))))
@@ -147,24 +162,22 @@ def _events_before(
             raise UserError(f"{events.path}: no event is called {wanted!r}; there are: {kinds}")
     if event_types:
         table = table.filter(pc.is_in(table.column("event"), pa.array(event_types, pa.string())))
-    encoded = table.column("user_id").combine_chunks().dictionary_encode()
-    users = encoded.indices.to_numpy().astype(np.int64)
+    users, names = codes_of(table.column("user_id"))
     times = table.column("timestamp").to_numpy()
     rows = rows_of(table.column("item_id"), pa.array(item_ids, pa.string()))
     keep = rows >= 0
     if holdout is not None:
-        keep &= times < _first_held_out(holdout, encoded.dictionary)[users]
+        keep &= times < _first_held_out(holdout, names)[users]
     return users[keep], rows[keep], times[keep]
 
 
-def _before_holdout(searches: Table, holdout: Table) -> np.ndarray:
+def _before_holdout(searches: Table, times: pa.ChunkedArray, holdout: Table) -> np.ndarray:
     """Which dated searches are earlier than their user's held-out time; undated ones are kept."""
+    nobody = pa.chunked_array([pa.nulls(len(times), pa.string())])
     named = "user_id" in searches.column_names
-    table = searches.read(["timestamp", *(["user_id"] if named else [])])
-    times = table.column("timestamp")
-    users = table.column("user_id") if named else pa.chunked_array([pa.nulls(len(table), pa.string())])
-    encoded = pc.fill_null(users, "").combine_chunks().dictionary_encode()
-    limit = _first_held_out(holdout, encoded.dictionary)[encoded.indices.to_numpy()]
+    users = searches.read(["user_id"]).column("user_id") if named else nobody
+    codes, names = codes_of(pc.fill_null(users, ""))
+    limit = _first_held_out(holdout, names)[codes]
     return pc.is_null(times).to_numpy() | (pc.fill_null(times, 0).to_numpy() < limit)
 
 

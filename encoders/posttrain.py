@@ -37,7 +37,7 @@ from encoders.training_state import TrainingState
 from encoders.validation_recall import ValidationRecall
 from moonrec.errors import UserError
 from moonrec.progress import progress
-from moonrec.runs import Run, open_run
+from moonrec.runs import Run, open_run, partial_folder
 
 _TOWER_RATE = 0.1
 _STARTED_RATE = 0.1
@@ -90,9 +90,9 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             flags["from"] = flags.pop("from_")
             run = stack.enter_context(open_run(Path(config.out), "posttrain", flags, inputs, config.seed))
         accelerator.wait_for_everyone()
-        partial = Path(config.out + ".partial")
+        partial = partial_folder(config.out)
         with accelerator.main_process_first():
-            pixels = partial / "pixels.npy"
+            pixels = partial / f"pixels-{accelerator.process_index}.npy"
             data = load_training_data(config, tables, encoder, accelerator.device, pixels)
         if config.from_ == UNTRAINED:
             encoder.calibrate(data.features, config.seed)
@@ -194,6 +194,8 @@ def _train(
             epoch=state.epoch,
         )
         for number, (source, rows) in enumerate(progress(plan, f"epoch {state.epoch}", len(plan))):
+            if len(rows) < accelerator.num_processes:
+                continue
             share = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
             pairs = data.sources[source].training[share]
             hide = np.random.default_rng((config.seed, 5, state.epoch, number))
@@ -205,6 +207,8 @@ def _train(
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
             pairs_seen += len(rows)
+        if not np.isfinite(losses).all():
+            raise UserError(f"the loss is not finite in epoch {state.epoch}; lower --learning-rate")
         state.record(validate(encoder, live, device), encoder)
         if run is not None:
             scale = float(step.loss.scale().detach())
@@ -218,7 +222,8 @@ def _train(
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
         "pairs": {
-            s.name: {"training": len(s.training), "validation": len(s.validation)} for s in data.sources
+            s.name: {"training": len(s.training), "validation": len(s.validation), "undated": s.undated}
+            for s in data.sources
         },
         "train": {"seconds": seconds, "pairs_per_second": pairs_seen / max(seconds, 1e-9)},
         "encoder_fingerprint": encoder.fingerprint(),
@@ -235,11 +240,13 @@ def _loss(
 ) -> Tensor:
     table: FeatureTable | RawTable = data.features if data.raw is None else data.raw
     groups = (data.product_of_item[pairs.positive], pairs.user)
+    own = np.where(pairs.own >= 0, data.product_of_item[pairs.own], -1)
     return step(
         table.gather(pairs.anchor).to(device),
         table.gather(pairs.positive).to(device),
         start_PE.to(device),
         [torch.from_numpy(np.ascontiguousarray(group)).to(device) for group in groups],
+        torch.from_numpy(own).to(device),
         rng,
     )
 

@@ -17,10 +17,16 @@ def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]
     report.table([{"metric": name, "before": start[name], "after": best[name]} for name in start])
     if metrics["best_epoch"] == 0 and start:
         report.warning("No epoch beat the starting encoder on the held-out pairs: it was kept as it was.")
-    if config.get("events") and not config.get("holdout"):
+    pairs = metrics["pairs"]
+    if not config.get("holdout"):
         report.warning(
-            "Events were used up to the last one. If a ranking model is tested on a period that they cover, "
+            "Behaviour was used up to the last row. If a ranking model is tested on a period that it covers, "
             "its result is optimistic: name the test impressions with --holdout."
+        )
+    elif pairs.get("searches", {}).get("undated"):
+        report.warning(
+            f"{pairs['searches']['undated']:,} searches have no timestamp and were all learnt from, whatever "
+            "the holdout says: see that they are older than the test."
         )
     trained = [line for line in run.history if line["loss"] is not None]
     if trained:
@@ -31,11 +37,11 @@ def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]
         recall = {name: (every, [line[name] for line in run.history]) for name in start}
         report.figure(line_figure(recall, "epoch", "recall"), "Recall of held-out pairs")
     report.heading("Data")
-    report.table([{"pairs": name, **counts} for name, counts in metrics["pairs"].items()])
+    report.table([{"pairs": name, **counts} for name, counts in pairs.items()])
     broken = metrics["broken_images"]
     report.text(f"Pictures that could not be used: {broken['count']}.")
     if broken["examples"]:
-        report.table(broken["examples"], "The first of them; these products were encoded from their words")
+        report.table(broken["examples"], "The first of them; what else the product or query has was used")
     report.heading("Configuration")
     report.table([{"option": name, "value": str(value)} for name, value in config.items()])
     report.save(run.path / "report.html")

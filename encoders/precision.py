@@ -25,7 +25,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes a GPU when there is one; any torch device name is taken as it is.
+    """`auto` takes a GPU when there is one; `cpu`, `cuda` and `cuda:1` are taken as they are.
 
     Raises:
         UserError: there is no such device here.
@@ -36,6 +36,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name}: no such device; expected auto, cpu, cuda, cuda:1, ...") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: moonrec runs on cpu and cuda")
     found = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= found:
         raise UserError(f"--device {name}: this machine shows torch {found} GPUs; say auto, or cpu")

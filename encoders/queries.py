@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from encoders.products import Product
 from moonrec.errors import UserError
-from moonrec.ids import rows_of
+from moonrec.ids import codes_of, rows_of
 from moonrec.tables import Table
 
 
@@ -53,9 +53,9 @@ def distinct_queries(
     if not len(names):
         raise UserError(f"{searches.path}: no row has a usable query for this task")
     query = names.dictionary_encode().indices.to_numpy()
-    taken = table.column("item_id").combine_chunks().dictionary_encode()
-    pairs = np.unique(np.stack([query, taken.indices.to_numpy()[used]], 1), axis=0)
-    item_of = rows_of(taken.dictionary, item_ids)
+    taken, taken_ids = codes_of(table.column("item_id"))
+    pairs = np.unique(np.stack([query, taken[used]], 1), axis=0)
+    item_of = rows_of(taken_ids, item_ids)
     item = item_of[pairs[:, 1]]
     first = np.unique(query, return_index=True)[1]
     rows = np.flatnonzero(used)[first]

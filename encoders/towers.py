@@ -143,6 +143,11 @@ def pretrained_fingerprint() -> str:
     return hashlib.sha256(f"{_IMAGE_SHA256}{_TEXT_SHA256}".encode()).hexdigest()
 
 
+def tokens_plan() -> str:
+    """What decides how products become tokens, beside the weights."""
+    return f"{IMAGE_SIZE}/{GRID}/{sorted(_READ.items())}/{sorted(_KEPT.items())}"
+
+
 def tokenize(texts: Sequence[Sequence[tuple[Aspect, str]]]) -> Words:
     """Word pieces of several products, one after the other aspect, with the plan of how they are merged."""
     tokenizer = _tokenizer()

@@ -42,7 +42,7 @@ def open_tables(config: PosttrainConfig) -> dict[str, Table]:
         tables["events"] = open_table(config.events, EVENTS)
     if config.holdout is not None:
         tables["holdout"] = open_table(config.holdout, IMPRESSIONS)
-        check_same_clock([tables[name] for name in ("events", "holdout") if name in tables])
+    check_same_clock([table for table in tables.values() if "timestamp" in table.column_names])
     return tables
 
 

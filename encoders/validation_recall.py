@@ -44,9 +44,9 @@ class ValidationRecall:
         for source in self._sources:
             pairs = source.validation
             anchors_PE, _ = encode(encoder, features, device=device, rows=pairs.anchor)
-            # The anchor of an event pair is itself in the catalogue, and is left out of its own ranking.
-            own = np.searchsorted(self._rows, pairs.anchor).clip(max=len(self._rows) - 1)
-            excluded = np.where(self._rows[own] == pairs.anchor, own, -1)
+            # What the anchor is or shows is left out of its own ranking.
+            own = np.searchsorted(self._rows, pairs.own).clip(max=len(self._rows) - 1)
+            excluded = np.where(self._rows[own] == pairs.own, own, -1)
             answers = (np.arange(len(pairs)), np.searchsorted(self._rows, pairs.positive))
             ranks = ranks_of_positives(anchors_PE, lambda: iter([vectors_ME]), answers, excluded)
             cutoff = CUTOFFS[source.name]

@@ -37,6 +37,15 @@ def rows_of(ids: Ids, known: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return first_row[_index_in(wanted, distinct)]
 
 
+def codes_of(ids: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Number the distinct ids: a code per entry, int64, and the ids in the order of their codes.
+
+    Any number of bytes will do, where `dictionary_encode` on a column of strings ends at 2 GiB.
+    """
+    distinct = pc.unique(ids)
+    return rows_of(ids, distinct), distinct
+
+
 def _index_in(values: pa.Array | pa.ChunkedArray, value_set: pa.Array | pa.ChunkedArray) -> np.ndarray:
     index = pc.index_in(values, value_set=value_set, skip_nulls=True)
     return np.asarray(pc.fill_null(index, -1).to_numpy()).astype(np.int64)

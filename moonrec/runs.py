@@ -42,6 +42,7 @@ class Run:
         self.checkpoint_dir = path / "checkpoint"
         self.model_dir.mkdir(exist_ok=True)
         self._history_path = path / "history.jsonl"
+        self._history_path.touch()
         self.history: list[dict[str, Any]] = []
         if resumed:
             self.history = _whole_lines(self._history_path)
@@ -119,6 +120,12 @@ def identity_of(command: str, config: Mapping[str, Any], inputs: Mapping[str, st
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def partial_folder(out: Path | str) -> Path:
+    """Where the run that will be `out` stands until it is complete."""
+    out = Path(out)
+    return out.with_name(out.name + ".partial")
+
+
 @contextmanager
 def open_run(
     out: Path | str, command: str, config: Mapping[str, Any], inputs: Mapping[str, str], seed: int
@@ -137,7 +144,7 @@ def open_run(
     """
     out = Path(out)
     refuse_foreign_folder(out, "provenance.json")
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_folder(out)
     with storage_errors(out), _locked(out):
         identity = identity_of(command, config, inputs)
         resumed = _is_partial_of(partial, identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,11 +235,17 @@ def test_a_cache_that_is_a_file_is_the_users_mistake(towers: Towers, tmp_path: P
         featurizer(towers, tmp_path / "file").table([products(4)])
 
 
-def test_a_saved_shard_opens_as_memory_maps(tmp_path: Path) -> None:
-    shard_of([2, 0, 3], [True, True, False]).save(tmp_path / "shard")
-    opened = Shard.open(tmp_path / "shard")
-    assert opened is not None
-    assert isinstance(opened.image, np.memmap)
+def test_saved_shards_are_mapped_and_keep_no_file_open(tmp_path: Path) -> None:
+    written = shard_of([2, 0, 3], [True, True, False])
+    written.save(tmp_path / "shard")
+    before = len(os.listdir("/proc/self/fd"))
+    opened = [Shard.open(tmp_path / "shard") for _ in range(20)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    for shard in opened:
+        assert shard is not None
+        for name in ("image", "has_image", "text", "aspect", "offsets"):
+            np.testing.assert_array_equal(getattr(shard, name), getattr(written, name))
+    assert str(tmp_path / "shard") in Path("/proc/self/maps").read_text()
     assert Shard.open(tmp_path / "nowhere") is None
 
 

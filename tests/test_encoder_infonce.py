@@ -63,6 +63,13 @@ def test_pairs_of_one_group_do_not_push_each_other_away() -> None:
     assert mask_PP.nonzero().tolist() == [[0, 1], [1, 0]]
 
 
+def test_an_anchor_is_not_pushed_away_from_itself_as_another_pairs_positive() -> None:
+    # Pairs a->b, c->a, a->d and a query without a catalogue item ->b.
+    positive, own = torch.tensor([1, 0, 3, 1]), torch.tensor([0, 2, 0, -1])
+    mask_PP = false_negatives(positive, own_P=own)
+    assert mask_PP.nonzero().tolist() == [[0, 1], [0, 2], [0, 3], [2, 0], [2, 1], [3, 0]]
+
+
 def test_the_loss_and_its_gradient_are_finite_if_all_pairs_share_a_group() -> None:
     anchors_PE = unit(5, 1).requires_grad_()
     module = InfoNCE()

@@ -227,3 +227,25 @@ def test_mistakes_are_told_and_leave_no_run(
     with pytest.raises(UserError, match=message):
         posttrain(PosttrainConfig(**arguments))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trailing_slash_names_the_same_run(shop: Shop, tmp_path: Path) -> None:
+    posttrain(shop.training(tmp_path / "run", epochs=0))
+    slashed = replace(shop.training(tmp_path / "run", epochs=0), out=f"{tmp_path / 'run'}/")
+    posttrain(slashed)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT
+    assert not (tmp_path / "run.partial").exists()
+
+
+def test_searches_without_a_timestamp_are_counted_beside_a_holdout(shop: Shop, tmp_path: Path) -> None:
+    searches = pq.read_table(shop.searches).drop_columns(["timestamp"])
+    pq.write_table(searches, tmp_path / "searches.parquet")
+    config = shop.training(
+        tmp_path / "run",
+        epochs=0,
+        searches=str(tmp_path / "searches.parquet"),
+        holdout=shop.holdout,
+    )
+    metrics = posttrain(config)
+    assert metrics["pairs"]["searches"]["undated"] == len(searches)
+    assert "no timestamp" in (tmp_path / "run" / "report.html").read_text()

@@ -16,7 +16,7 @@ from moonrec.errors import UserError
 def source(name: str, training: int) -> PairSource:
     rows = np.arange(training)
     nothing = np.zeros(0, np.int64)
-    return PairSource(name, Pairs(rows, rows, rows), Pairs(nothing, nothing, nothing))
+    return PairSource(name, Pairs(rows, rows, rows, rows), Pairs(nothing, nothing, nothing, nothing))
 
 
 def plan(sizes: tuple[int, ...], mix: tuple[float, ...], **options: int) -> list[tuple[int, np.ndarray]]:

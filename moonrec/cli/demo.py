@@ -41,7 +41,11 @@ def run_demo(out: Path, *, items: int, users: int, seed: int) -> dict[str, Any]:
     Raises:
         UserError: `out` is a folder that the demo did not write.
     """
-    if out.exists() and any(out.iterdir()) and not (out / "data" / "simulation.json").exists():
+    if out.is_file():
+        raise UserError(f"{out}: is a file; the demo writes a folder, choose another name with -o")
+    # Names with a dot in front are what a killed demo may have left of its first step.
+    visible = out.exists() and any(not entry.name.startswith(".") for entry in out.iterdir())
+    if visible and not (out / "data" / "simulation.json").exists():
         raise UserError(f"{out}: is a folder that the demo did not write; choose another with -o")
     places, started = _Places(out), time.perf_counter()
     simulated = _simulate(out, items, users, seed)

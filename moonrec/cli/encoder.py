@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from moonrec.cli import main
-from moonrec.cli.framework import CommaSeparated, Ratio, command
+from moonrec.cli.framework import CommaSeparated, FiniteFloat, Ratio, command
 
 _cache = click.option("--cache", metavar="DIR", help="Where features are kept (default: your cache folder).")
 _no_cache = click.option("--no-cache", is_flag=True, help="Keep none; a killed job starts anew.")
@@ -35,7 +35,7 @@ def _with_cache(options: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "--pairs-per-epoch", default=16384, show_default=True, type=click.IntRange(1), help="At most so many."
 )
-@click.option("--learning-rate", default=3e-4, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--learning-rate", default=3e-4, show_default=True, type=FiniteFloat(min_open=True))
 @click.option("--patience", default=3, show_default=True, type=click.IntRange(1), help="Epochs without gain.")
 @click.option(
     "--window",
@@ -45,7 +45,7 @@ def _with_cache(options: dict[str, Any]) -> dict[str, Any]:
     help="Steps between a pair's events.",
 )
 @click.option(
-    "--max-gap-days", default=30.0, show_default=True, type=click.FloatRange(0), help="Days between them."
+    "--max-gap-days", default=30.0, show_default=True, type=FiniteFloat(), help="Days between them."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @_device

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,20 @@ class CommaSeparated(click.ParamType):
         if any(not part for part in parts):
             self.fail(f"{value!r} has an empty part", param, ctx)
         return tuple(parts)
+
+
+class FiniteFloat(click.FloatRange):
+    """A number of at least 0 (above 0 with `min_open`) that is neither infinite nor NaN."""
+
+    def __init__(self, min_open: bool = False) -> None:
+        super().__init__(min=0, min_open=min_open)
+
+    def convert(self, value: Any, param: _Param, ctx: _Context) -> float:
+        """Check the range, then that it is finite (NaN is in every range)."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 class Ratio(click.ParamType):

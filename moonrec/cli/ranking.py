@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from moonrec.cli import main
-from moonrec.cli.framework import CommaSeparated, command
+from moonrec.cli.framework import CommaSeparated, FiniteFloat, command
 
 
 @command(main, "train-ctr")
@@ -31,10 +31,8 @@ from moonrec.cli.framework import CommaSeparated, command
 @click.option(
     "--epochs", default=1, show_default=True, type=click.IntRange(1), help="Ids overfit in the second."
 )
-@click.option("--learning-rate", default=1e-3, show_default=True, type=click.FloatRange(0, min_open=True))
-@click.option(
-    "--sparse-learning-rate", default=0.02, show_default=True, type=click.FloatRange(0, min_open=True)
-)
+@click.option("--learning-rate", default=1e-3, show_default=True, type=FiniteFloat(min_open=True))
+@click.option("--sparse-learning-rate", default=0.02, show_default=True, type=FiniteFloat(min_open=True))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("-o", "--out", required=True, metavar="RUN", help="The run folder to write.")
 def train_ctr(**options: Any) -> dict[str, Any]:
