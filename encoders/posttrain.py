@@ -65,7 +65,7 @@ class PosttrainConfig:
     learning_rate: float = 3e-4
     patience: int = 3
     window: int = 3
-    max_gap_days: float = 30.0
+    max_gap_days: float = 365.0
     seed: int = 0
     device: str = "auto"
     cache: str | None = None

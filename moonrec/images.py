@@ -6,6 +6,7 @@ the folder of its table and may not leave it. Sizes are bounded before anything 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -104,6 +105,8 @@ def _read(path: str, folder: Path) -> bytes:
     except FileNotFoundError:
         raise BrokenImage(f"no file {path[:200]!r}") from None
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # says nothing about the picture
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BrokenImage(f"cannot read {path[:200]!r} ({reason})") from error
 

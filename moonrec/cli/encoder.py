@@ -45,7 +45,7 @@ def _with_cache(options: dict[str, Any]) -> dict[str, Any]:
     help="Steps between a pair's events.",
 )
 @click.option(
-    "--max-gap-days", default=30.0, show_default=True, type=FiniteFloat(), help="Days between them."
+    "--max-gap-days", default=365.0, show_default=True, type=FiniteFloat(), help="Days between them."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @_device
