@@ -86,7 +86,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
     with ExitStack() as stack:
         run = None
         if accelerator.is_main_process:
-            flags = asdict(config) | {"event_types": list(config.event_types), "mix": list(config.mix)}
+            flags = asdict(config)
             flags["from"] = flags.pop("from_")
             run = stack.enter_context(open_run(Path(config.out), "posttrain", flags, inputs, config.seed))
         accelerator.wait_for_everyone()
@@ -108,7 +108,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
 
 def _accelerator(config: PosttrainConfig) -> Accelerator:
     device = pick_device(config.device)
-    if device.index is not None:
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return Accelerator(
         cpu=device.type == "cpu",

@@ -152,7 +152,8 @@ def open_run(
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC)
-        (partial / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+        plain = json.loads(json.dumps(dict(config), default=str))  # tuples to lists, paths to text
+        (partial / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
         run = Run(partial, resumed)
         (partial / "identity").write_text(identity)
         try:
