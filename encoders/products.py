@@ -7,12 +7,13 @@ catalogue photo take the same way through the encoder.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from moonrec.errors import UserError
 from moonrec.images import BrokenImage, image_bytes
 from moonrec.tables import Table
 
@@ -65,24 +66,34 @@ class BrokenImages:
         }
 
 
+_QUERY_COLUMNS = ("query_text", "query_image")
 _ITEM_COLUMNS = ("item_id", "title", "description", "image", "images", "category", "attributes")
 
 
 def iter_items(items: Table, batch_size: int = 256) -> Iterator[list[Product]]:
     """The catalogue as batches of products, in file order; without `image`, the first of `images`."""
-    columns = [name for name in _ITEM_COLUMNS if name in items.column_names]
-    for batch in items.batches(columns, batch_size):
-        yield [_item(row, items.folder) for row in batch.to_pylist()]
+    return _iter(items, _ITEM_COLUMNS, batch_size, lambda _, row: _item(row, items.folder))
 
 
 def iter_queries(searches: Table, batch_size: int = 256) -> Iterator[list[Product]]:
     """The queries of a `searches` table as batches of products; query text takes the place of the title."""
-    columns = [name for name in ("query_text", "query_image") if name in searches.column_names]
+    return _iter(searches, _QUERY_COLUMNS, batch_size, lambda n, row: _query(n, row, searches.folder))
+
+
+def _iter(
+    table: Table, columns: Sequence[str], batch_size: int, make: Callable[[int, dict[str, Any]], Product]
+) -> Iterator[list[Product]]:
+    present = [name for name in columns if name in table.column_names]
     number = 0
-    for batch in searches.batches(columns, batch_size):
-        rows = batch.to_pylist()
-        yield [_query(number + i, row, searches.folder) for i, row in enumerate(rows)]
-        number += len(rows)
+    for batch in table.batches(present, batch_size):
+        products = []
+        for row in batch.to_pylist():
+            try:
+                products.append(make(number, row))
+            except UserError as error:
+                raise UserError(f"{table.address(number)}: {error}") from error
+            number += 1
+        yield products
 
 
 def _item(row: dict[str, Any], folder: Path) -> Product:
