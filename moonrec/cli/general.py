@@ -22,8 +22,8 @@ def doctor() -> dict[str, Any]:
 
 @command(main, "demo")
 @click.option("-o", "--out", default="demo", show_default=True, type=click.Path(path_type=Path))
-@click.option("--items", default=1200, show_default=True, type=click.IntRange(30), help="Simulated items.")
-@click.option("--users", default=1500, show_default=True, type=click.IntRange(20), help="Simulated users.")
+@click.option("--items", default=2000, show_default=True, type=click.IntRange(30), help="Simulated items.")
+@click.option("--users", default=4000, show_default=True, type=click.IntRange(20), help="Simulated users.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 def demo(out: Path, items: int, users: int, seed: int) -> dict[str, Any]:
     """The whole chain on simulated data, from pictures to AUC, with a table and a report."""
