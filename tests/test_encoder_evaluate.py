@@ -88,7 +88,7 @@ def test_ranks_are_those_of_brute_force_with_items_and_with_embeddings(
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=0.03), name
     assert {path.name for path in (tmp_path / "set").iterdir()} == {
-        "config.yaml", "metrics.json", "report.html", "provenance.json"
+        "config.yaml", "metrics.json", "history.jsonl", "report.html", "provenance.json"
     }  # fmt: skip
 
 
