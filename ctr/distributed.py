@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,11 @@ from ctr.batch import Batch
 from ctr.id_embeddings import fill_initial_rows
 from ctr.model import CtrModel, StepOutput, TrainingTask
 from ctr.rowwise_adagrad import EPSILON
+
+# TorchRec calls these itself; nobody who runs a command can act on them.
+logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
+for _message in ("`broadcast_buffers` is", "Please use DTensor instead", "HeuristicalStorageReservation is"):
+    warnings.filterwarnings("ignore", message=_message, category=FutureWarning)
 
 
 def launched_by_torchrun() -> bool:
