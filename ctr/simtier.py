@@ -25,8 +25,8 @@ class SimTier(nn.Module):
         low, high: the range that is divided into equal tiers; what lies outside counts in the first or last.
             The paper divides the cosine's [−1, 1]. Ours are tiers of the standardised similarity, with room
             for its long upper tail. On a film log and a simulated purchase log both forms, and tops from 3 to
-            8, were equal within .001 of AUC; ours also tells behaviours apart when all cosines lie within .7
-            to .9.
+            8, were equal within .001 of AUC on most runs; ours also tells behaviours apart when all cosines
+            lie within .7 to .9.
     """
 
     def __init__(self, tiers: int = 20, low: float = -3.0, high: float = 5.0) -> None:

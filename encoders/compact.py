@@ -85,14 +85,16 @@ class CompactEncoder(nn.Module):
         return vectors_BE.masked_fill(features.is_empty_B()[:, None], 0)
 
     @torch.no_grad()
-    def calibrate(self, features: FeatureTable, seed: int = 0) -> None:
+    def calibrate(self, features: FeatureTable, rows: np.ndarray | None = None, seed: int = 0) -> None:
         """Start the projections at the principal directions of the towers' features of these products.
+
+        `rows` names the products that may be looked at (default: all of them).
 
         Each modality takes half of the trunk's width. The directions are those of the uncentred features of
         unit length, so that cosines between the towers' own vectors survive: on photos taken in shops,
         removing the mean of clean catalogue pictures lowered recall, and so did whitening.
         """
-        rows = np.arange(len(features))
+        rows = np.arange(len(features)) if rows is None else rows
         if len(rows) > _CALIBRATION_ROWS:
             chosen = np.random.default_rng(seed).choice(rows, _CALIBRATION_ROWS, replace=False)
             rows = np.sort(chosen)

@@ -16,8 +16,9 @@ from encoders.infonce import InfoNCE
 from encoders.raw_batches import RawBatch, run_towers
 from encoders.sampling import drop_modalities
 
-# How strongly vectors are held to where they started. Without it an epoch of noisy event pairs cost a real
-# image search 9 points of hit rate at 1, with it under 3, for most of the gain on clicks (our measurement).
+# How strongly vectors are held to where they started: a trade. On film ratings, with anchors held too and
+# own items not yet masked, post-training cost image search 9 points of hit rate at 1 without it and 3 with
+# it, and raised the AUC of the top-3 cosine by .047 without it and by .021 with it (one seed each, ours).
 KEEP_WEIGHT = 1.0
 
 

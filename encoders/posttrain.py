@@ -95,7 +95,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             pixels = partial / f"pixels-{accelerator.process_index}.npy"
             data = load_training_data(config, tables, encoder, accelerator.device, pixels)
         if config.from_ == UNTRAINED:
-            encoder.calibrate(data.features, config.seed)
+            encoder.calibrate(data.features, data.calibration_rows(), config.seed)
         metrics = _train(config, encoder, data, accelerator, run, partial / "checkpoint")
         accelerator.wait_for_everyone()
         if run is not None:
@@ -207,6 +207,8 @@ def _train(
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
             pairs_seen += len(rows)
+        if not losses:
+            raise UserError("there are fewer pairs than processes; train with fewer processes")
         if not np.isfinite(losses).all():
             raise UserError(f"the loss is not finite in epoch {state.epoch}; lower --learning-rate")
         state.record(validate(encoder, live, device), encoder)

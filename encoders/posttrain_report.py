@@ -13,7 +13,7 @@ def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]
     """Write `report.html` into the run's folder."""
     report = Report("moonrec posttrain", f"best epoch {metrics['best_epoch']} of {metrics['epochs']}")
     start, best = metrics["validation"]["start"], metrics["validation"]["best"]
-    report.heading("Validation recall")
+    report.heading("Held-out pairs")
     report.table([{"metric": name, "before": start[name], "after": best[name]} for name in start])
     if metrics["best_epoch"] == 0 and start:
         report.warning("No epoch beat the starting encoder on the held-out pairs: it was kept as it was.")
@@ -32,10 +32,16 @@ def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]
     if trained:
         epochs = [line["epoch"] for line in trained]
         loss = {"loss": (epochs, [line["loss"] for line in trained])}
-        report.figure(line_figure(loss, "epoch", "InfoNCE"), "Training loss")
+        report.figure(line_figure(loss, "epoch", "loss"), "Training loss: InfoNCE and the distance moved")
         every = [line["epoch"] for line in run.history]
-        recall = {name: (every, [line[name] for line in run.history]) for name in start}
-        report.figure(line_figure(recall, "epoch", "recall"), "Recall of held-out pairs")
+        curves = {name: (every, [line[name] for line in run.history]) for name in start}
+        for kind, caption in (
+            ("recall", "Recall of held-out pairs"),
+            ("log_rank", "Mean log rank (less is better)"),
+        ):
+            shown = {name: curve for name, curve in curves.items() if kind in name}
+            if shown:
+                report.figure(line_figure(shown, "epoch", kind.replace("_", " ")), caption)
     report.heading("Data")
     report.table([{"pairs": name, **counts} for name, counts in pairs.items()])
     broken = metrics["broken_images"]

@@ -32,6 +32,12 @@ class TrainingData:
     product_of_item: np.ndarray
     broken: BrokenImages
 
+    def calibration_rows(self) -> np.ndarray:
+        """The catalogue and the queries that became pairs: what a holdout removed is not looked at."""
+        items = len(self.product_of_item)
+        anchors = [part.anchor for source in self.sources for part in (source.training, source.validation)]
+        return np.union1d(np.arange(items), np.concatenate(anchors))
+
 
 def open_tables(config: PosttrainConfig) -> dict[str, Table]:
     """The tables that the options name."""

@@ -249,3 +249,24 @@ def test_searches_without_a_timestamp_are_counted_beside_a_holdout(shop: Shop, t
     metrics = posttrain(config)
     assert metrics["pairs"]["searches"]["undated"] == len(searches)
     assert "no timestamp" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_searches_that_a_holdout_removes_do_not_shape_the_starting_encoder(
+    shop: Shop, tmp_path: Path
+) -> None:
+    searches = pq.read_table(shop.searches)
+    later = searches.slice(0, 20)
+    at = later.column_names.index("timestamp")
+    kind = later.schema.field("timestamp").type
+    future = pa.array([4 * 10**15] * len(later), pa.timestamp("us", "UTC")).cast(kind)
+    pq.write_table(
+        pa.concat_tables([searches, later.set_column(at, later.schema.field("timestamp"), future)]),
+        tmp_path / "searches.parquet",
+    )
+    fingerprints = [
+        posttrain(shop.training(tmp_path / name, searches=path, holdout=shop.holdout, epochs=0))[
+            "encoder_fingerprint"
+        ]
+        for name, path in (("without", shop.searches), ("with", str(tmp_path / "searches.parquet")))
+    ]
+    assert fingerprints[0] == fingerprints[1]
