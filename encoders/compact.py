@@ -13,53 +13,85 @@ Shapes: B products, G grid cells, T text tokens, C tower channels, D trunk width
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from encoders.features import FeatureBatch, FeatureTable
+from encoders.encoder import (
+    CONFIG_FILE,
+    Encoder,
+    bytes_of,
+    load_weights,
+    principal_directions,
+    read_config,
+    save_weights,
+)
+from encoders.features import FeatureBatch, Featurizer
 from encoders.fusion import FusionTransformer, aspect_of_tokens, masked_mean
 from encoders.products import Aspect
+from encoders.raw_batches import RawBatch, RawPixels, run_towers
 from encoders.towers import IMAGE_CHANNELS, TEXT_CHANNELS, Towers, pretrained_fingerprint
 from moonrec.errors import UserError
 
 _CALIBRATION_ROWS = 20_000
+_STARTED_RATE = 0.1
 
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Sizes of the compact encoder; `trained_towers` says whether the checkpoint holds its own towers."""
+    """Sizes of the compact encoder.
 
-    dim: int = 128
+    Attributes:
+        dims: Matryoshka sizes, largest first; the first is the width of the vectors.
+        width, layers, heads, ratio: of the fusion transformer.
+        experts: experts per feed-forward part, 0 for dense ones; `experts_per_token` of them see a token.
+        regions: whether the core region's crop enters beside the whole picture.
+        trained_towers: whether the checkpoint holds its own towers.
+    """
+
+    dims: tuple[int, ...] = (256, 128, 64)
     width: int = 256
     layers: int = 2
     heads: int = 4
     ratio: int = 2
+    experts: int = 6
+    experts_per_token: int = 2
+    regions: bool = True
     trained_towers: bool = False
     backbone: str = "compact"
 
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self.dims[0]
 
-class CompactEncoder(nn.Module):
+
+class CompactEncoder(Encoder):
     """Features of products to unit vectors.
 
     `towers` turn raw products into features and run ahead of this module; they are part of it only so that
     `--train-towers` can train and save them.
     """
 
+    keep_weight = 1.0
+
     def __init__(self, config: CompactConfig, *, towers: Towers | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config: CompactConfig = config
         self.image_in = nn.Linear(IMAGE_CHANNELS, config.width)
         self.text_in = nn.Linear(TEXT_CHANNELS, config.width)
         self.aspect = nn.Embedding(len(Aspect), config.width)
         self.fusion = FusionTransformer(
-            width=config.width, layers=config.layers, heads=config.heads, ratio=config.ratio
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            ratio=config.ratio,
+            experts=config.experts,
+            experts_per_token=config.experts_per_token,
         )
         self.out = nn.Linear(config.width, config.dim)
         for layer in (self.image_in, self.text_in, self.out):
@@ -67,8 +99,18 @@ class CompactEncoder(nn.Module):
         nn.init.zeros_(self.aspect.weight)
         self.towers = towers if towers is not None and config.trained_towers else None
 
-    def forward(self, features: FeatureBatch) -> Tensor:
+    def forward(self, batch: FeatureBatch | RawBatch) -> Tensor:
         """Features of B products to unit vectors (B, E); a product with nothing to encode gets zeros."""
+        if isinstance(batch, RawBatch):
+            assert self.towers is not None
+            batch = run_towers(self.towers, batch)
+        pooled_BD = self.pooled(batch)
+        with torch.autocast(pooled_BD.device.type, enabled=False):
+            vectors_BE = nn.functional.normalize(self.out(pooled_BD.to(self.out.weight.dtype)), dim=1)
+        return vectors_BE.masked_fill(batch.is_empty_B()[:, None], 0)
+
+    def pooled(self, features: FeatureBatch) -> Tensor:
+        """Features of B products to their pooled tokens (B, D), each modality of unit length."""
         image_BGD = self.image_in(features.image_BGC.to(self.image_in.weight.dtype))
         text_BTD = self.text_in(features.text_BTC.to(self.text_in.weight.dtype))
         cells = image_BGD.shape[1]
@@ -79,13 +121,62 @@ class CompactEncoder(nn.Module):
         tokens_BSD = self.fusion(tokens_BSD, mask_BS, aspect_BS).float()
         image_BD = masked_mean(tokens_BSD[:, :cells], image_mask_BG)
         text_BD = masked_mean(tokens_BSD[:, cells:], features.text_mask_BT)
-        pooled_BD = nn.functional.normalize(image_BD, dim=1) + nn.functional.normalize(text_BD, dim=1)
-        with torch.autocast(pooled_BD.device.type, enabled=False):
-            vectors_BE = nn.functional.normalize(self.out(pooled_BD), dim=1)
-        return vectors_BE.masked_fill(features.is_empty_B()[:, None], 0)
+        return nn.functional.normalize(image_BD, dim=1) + nn.functional.normalize(text_BD, dim=1)
+
+    def preparer(self, cache: Path | None, device: torch.device) -> Featurizer:
+        """The towers behind the cache in the folder `cache` (None: no cache)."""
+        return Featurizer(
+            towers=self.towers if self.towers is not None else Towers.pretrained(),
+            fingerprint=self.towers_fingerprint(),
+            cache=cache,
+            device=device,
+            regions=self.config.regions,
+        )
+
+    def training_preparer(
+        self, cache: Path | None, device: torch.device, folder: Path
+    ) -> Featurizer | RawPixels:
+        """Features, or raw products where the towers are trained along."""
+        if not self.trains_towers:
+            return self.preparer(cache, device)
+        return RawPixels(folder, regions=self.config.regions)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Fresh parts at the rate, projections with a calibrated start and towers at a tenth of it."""
+        fresh: list[nn.Parameter] = []
+        started: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            # Adam moves every weight by about the learning rate whatever its size, and a principal direction
+            # over 1,280 channels has entries of .03: an epoch of noisy pairs at the full rate wipes it out
+            # (measured).
+            group = started if name.split(".")[0] in ("image_in", "text_in", "out", "towers") else fresh
+            if parameter.requires_grad:
+                group.append(parameter)
+        return [
+            {"params": fresh, "lr": learning_rate},
+            {"params": started, "lr": learning_rate * _STARTED_RATE},
+        ]
+
+    def upcycle(self, experts: int, experts_per_token: int) -> None:
+        """Turn dense feed-forward parts into guided experts that compute the same."""
+        self.fusion.upcycle(experts, experts_per_token)
+        self.config = replace(self.config, experts=experts, experts_per_token=experts_per_token)
+
+    @property
+    def trains_towers(self) -> bool:
+        """Whether the towers are among what is trained; else they are those that features come from."""
+        return self.towers is not None and any(one.requires_grad for one in self.towers.parameters())
+
+    def with_trained_towers(self) -> CompactEncoder:
+        """This encoder with the pretrained towers as trainable parts of its own."""
+        if self.towers is None:
+            self.config = replace(self.config, trained_towers=True)
+            self.towers = Towers.pretrained()
+        self.towers.requires_grad_(True)
+        return self
 
     @torch.no_grad()
-    def calibrate(self, features: FeatureTable, rows: np.ndarray | None = None, seed: int = 0) -> None:
+    def calibrate(self, table: Any, rows: np.ndarray | None = None, seed: int = 0) -> None:
         """Start the projections at the principal directions of the towers' features of these products.
 
         `rows` names the products that may be looked at (default: all of them).
@@ -94,13 +185,16 @@ class CompactEncoder(nn.Module):
         unit length, so that cosines between the towers' own vectors survive: on photos taken in shops,
         removing the mean of clean catalogue pictures lowered recall, and so did whitening.
         """
-        rows = np.arange(len(features)) if rows is None else rows
+        rows = np.arange(len(table)) if rows is None else rows
         if len(rows) > _CALIBRATION_ROWS:
             chosen = np.random.default_rng(seed).choice(rows, _CALIBRATION_ROWS, replace=False)
             rows = np.sort(chosen)
         image, text = [], []
         for part in np.array_split(rows, max(1, len(rows) // 512)):
-            batch = features.gather(part)
+            batch = table.gather(part)
+            if isinstance(batch, RawBatch):
+                assert self.towers is not None
+                batch = run_towers(self.towers, batch)
             image.append(batch.image_BGC.float().mean(1)[batch.has_image_B])
             has_text_B = batch.text_mask_BT.any(1)
             text.append(masked_mean(batch.text_BTC.float(), batch.text_mask_BT)[has_text_B])
@@ -112,100 +206,51 @@ class CompactEncoder(nn.Module):
         joint = nn.functional.normalize(torch.block_diag(image_part, text_part), dim=1)
         self.out.weight.copy_(principal_directions(joint, self.config.dim)[0])
 
-    def fingerprint(self) -> str:
-        """A digest of the configuration and every weight: the same digest, the same vectors."""
-        hasher = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        for name, value in sorted(self.state_dict().items()):
-            hasher.update(name.encode())
-            hasher.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return hasher.hexdigest()
-
     def towers_fingerprint(self) -> str:
         """A digest of the towers that this encoder's features must come from."""
         if self.towers is None:
             return pretrained_fingerprint()
         hasher = hashlib.sha256()
         for value in self.towers.state_dict().values():
-            hasher.update(value.detach().cpu().contiguous().numpy().tobytes())
+            hasher.update(bytes_of(value))
         return hasher.hexdigest()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, the form of Hugging Face, into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        # Not `save_file`: its files are readable by their owner alone, whatever the umask says.
-        (folder / "model.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
-        (folder / "config.json").write_text(
-            json.dumps(asdict(self.config), indent=2) + "\n", encoding="utf-8"
-        )
+        save_weights(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> CompactEncoder:
-        """Load what `save_pretrained` wrote: from a folder, or from the Hugging Face hub by `owner/name`.
+    def from_pretrained(cls, folder: Path) -> CompactEncoder:
+        """Load what `save_pretrained` wrote; its towers are frozen until `with_trained_towers`.
 
         Raises:
             UserError: the folder holds no compact encoder, or its weights do not fit its configuration.
         """
-        folder = _local_folder(str(name_or_path))
-        config = _read_config(folder / "config.json")
+        config = _checked_config(folder)
         model = cls(config, towers=Towers() if config.trained_towers else None)
-        try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder}/model.safetensors: does not fit config.json ({error})") from error
+        load_weights(model, folder)
+        if model.towers is not None:
+            model.towers.requires_grad_(False)
         return model.eval()
 
 
-def principal_directions(x_NC: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` leading principal directions (count, C) of rows scaled to unit length, and the projections.
-
-    Directions beyond the rank are zero. The mean is not removed.
-    """
-    x_NC = nn.functional.normalize(x_NC.float(), dim=1)
-    # Of a symmetric matrix these are its eigenvectors; `eigh` does not converge on a few pictures.
-    _, values, directions = torch.linalg.svd(x_NC.T @ x_NC)
-    kept = values[:count] > 1e-6 * values[0].clamp_min(1e-12)
-    directions = directions[:count] * kept[:, None]
-    if len(directions) < count:
-        directions = torch.cat([directions, torch.zeros(count - len(directions), x_NC.shape[1])])
-    return directions, x_NC @ directions.T
-
-
-def _local_folder(name_or_path: str) -> Path:
-    folder = Path(name_or_path)
-    if folder.is_dir() and (folder / "model" / "config.json").exists():
-        return folder / "model"
-    if folder.is_dir():
-        return folder
-    if name_or_path.count("/") == 1 and not name_or_path.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors"]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(
-                f"{name_or_path}: no such folder, and not to be had from the hub ({first})"
-            ) from error
-    raise UserError(f"{name_or_path}: no such folder; an encoder is a run folder, or `compact` (untrained)")
-
-
-def _read_config(path: Path) -> CompactConfig:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no readable encoder configuration; expected an encoder's folder") from error
+def _checked_config(folder: Path) -> CompactConfig:
+    path, values = folder / CONFIG_FILE, read_config(folder)
     known = {field.name for field in fields(CompactConfig)}
-    if not isinstance(values, dict) or values.get("backbone") != "compact" or set(values) - known:
-        raise UserError(f"{path}: does not describe a compact encoder")
-    config = CompactConfig(**values)
-    sizes = (config.dim, config.width, config.layers, config.heads, config.ratio)
-    if not all(type(size) is int and 0 < size <= 8192 for size in sizes):
+    if values.get("backbone") != "compact" or set(values) - known:
+        raise UserError(f"{path}: does not describe a compact encoder of this version of moonrec")
+    dims = values.get("dims", [])
+    config = CompactConfig(**values | {"dims": tuple(dims) if isinstance(dims, list) else ()})
+    sizes = (*config.dims, config.width, config.layers, config.heads, config.ratio)
+    if not config.dims or not all(type(size) is int and 0 < size <= 8192 for size in sizes):
         raise UserError(f"{path}: sizes must be whole numbers from 1 to 8192")
     if config.width % config.heads:
         raise UserError(f"{path}: width {config.width} is not a multiple of heads {config.heads}")
-    if type(config.trained_towers) is not bool:
-        raise UserError(f"{path}: trained_towers is {config.trained_towers!r}, expected true or false")
+    experts, per_token = config.experts, config.experts_per_token
+    if not (type(experts) is int and type(per_token) is int):
+        raise UserError(f"{path}: experts and experts_per_token must be whole numbers")
+    if experts and not (3 <= experts <= 1024 and 1 <= per_token <= experts - 2):
+        raise UserError(f"{path}: {experts} experts with {per_token} per token do not go together")
+    if type(config.trained_towers) is not bool or type(config.regions) is not bool:
+        raise UserError(f"{path}: trained_towers and regions must be true or false")
     return config

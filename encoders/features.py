@@ -2,7 +2,8 @@
 
 The cache is addressed by content: a shard of 256 products is named by a digest of the towers' weights and of
 what the products hold, so that a changed picture is recomputed, an unchanged catalogue never is, and a killed
-job finds every finished shard. Shards are plain arrays, opened as memory maps.
+job finds every finished shard. A shard is one file of plain arrays, opened as a memory map: about 16 million
+products can be open at once before the limit of the system (`vm.max_map_count`) has to be raised.
 
 Shapes: B products, G grid cells, T text tokens, C tower channels.
 """
@@ -12,19 +13,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from encoders.feature_shards import Shard
 from encoders.precision import autocast, has_fast_bf16
-from encoders.products import BrokenImages, Product
+from encoders.products import EVERYTHING, TEXT_ONLY, Aspect, BrokenImages, Product, View
 from encoders.towers import (
     GRID,
     IMAGE_CHANNELS,
@@ -35,21 +37,24 @@ from encoders.towers import (
     tokenize,
     tokens_plan,
 )
-from moonrec.atomic import atomic_folder, storage_errors
+from moonrec.atomic import storage_errors
 from moonrec.errors import UserError
 from moonrec.images import BrokenImage, decode_image
 
 SHARD_ROWS = 256
 # To be raised when the same products come to have other features or another layout on disk.
-_FORMAT = 1
+_FORMAT = 3
 _COMPUTE_ROWS = 64
-_SHARD_BYTES = SHARD_ROWS * 2 * (GRID * GRID * IMAGE_CHANNELS + 24 * TEXT_CHANNELS)
-_ARRAYS = ("image", "has_image", "text", "aspect", "offsets")
+_SHARD_BYTES = SHARD_ROWS * 2 * (2 * GRID * GRID * IMAGE_CHANNELS + 24 * TEXT_CHANNELS)
 
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Features of B products, padded: `image_BGC` is zero where `has_image_B` is false, likewise the text."""
+    """Features of B products, padded: `image_BGC` is zero where `has_image_B` is false, likewise the text.
+
+    G is the cells of the whole picture, then, for an encoder that looks at core regions, those of the crop;
+    it is 0 where the batch does not show pictures.
+    """
 
     image_BGC: Tensor
     has_image_B: Tensor
@@ -57,79 +62,16 @@ class FeatureBatch:
     aspect_BT: Tensor
     text_mask_BT: Tensor
 
+    def __len__(self) -> int:
+        return len(self.has_image_B)
+
     def to(self, device: torch.device | str) -> FeatureBatch:
         """The same batch on another device."""
         return FeatureBatch(*(value.to(device) for value in vars(self).values()))
 
-    def hide(self, *, image: np.ndarray, text: np.ndarray) -> FeatureBatch:
-        """The batch without the picture, or the words, of the products where `image`, `text` (B,) say so."""
-        device = self.has_image_B.device
-        show_image_B = torch.from_numpy(~image).to(device)
-        show_text_B = torch.from_numpy(~text).to(device)
-        return replace(
-            self,
-            has_image_B=self.has_image_B & show_image_B,
-            text_mask_BT=self.text_mask_BT & show_text_B[:, None],
-        )
-
-    def only(self, modality: str) -> FeatureBatch:
-        """The batch as one modality shows it: `image`, `text` or `multimodal` (all there is)."""
-        rows = len(self.has_image_B)
-        return self.hide(image=np.full(rows, modality == "text"), text=np.full(rows, modality == "image"))
-
     def is_empty_B(self) -> Tensor:
-        """True for products of which nothing is left to encode."""
+        """True for products of which nothing is there to encode."""
         return ~(self.has_image_B | self.text_mask_BT.any(1))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Features of up to 256 products as arrays; `offsets` says which text tokens belong to which product."""
-
-    image: np.ndarray
-    has_image: np.ndarray
-    text: np.ndarray
-    aspect: np.ndarray
-    offsets: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.has_image)
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays into `folder`, atomically."""
-        with atomic_folder(folder) as temporary:
-            for name in _ARRAYS:
-                np.save(temporary / f"{name}.npy", getattr(self, name), allow_pickle=False)
-
-    @classmethod
-    def open(cls, folder: Path) -> Shard | None:
-        """Memory-map a saved shard; None when it is not there or is damaged (it is computed again)."""
-        try:
-            return cls(*(_map_array(folder / f"{name}.npy") for name in _ARRAYS))
-        except (FileNotFoundError, ValueError, TypeError, EOFError):
-            return None
-
-
-def _map_array(path: Path) -> np.ndarray:
-    """Memory-map a `.npy` file and close it: there are more shards than a process may have files open."""
-    with path.open("rb") as stream:
-        np.lib.format.read_magic(stream)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        start = stream.tell()
-    bytes_ = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    return bytes_.numpy()[start:].view(dtype).reshape(shape)
-
-
-class ProductFeatures(Protocol):
-    """Features of a table of products by row, wherever they come from."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, rows: np.ndarray) -> FeatureBatch:
-        """The products at `rows` (B,) as one padded batch."""
-
-    def text_lengths(self) -> np.ndarray:
-        """Number of text tokens per product, for batching by length."""
 
 
 class FeatureTable:
@@ -142,27 +84,25 @@ class FeatureTable:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __add__(self, other: FeatureTable) -> FeatureTable:
-        return FeatureTable(self._shards + other._shards)
-
-    def gather(self, rows: np.ndarray) -> FeatureBatch:
-        """The products at `rows` (B,) as one padded batch."""
+    def gather(self, rows: np.ndarray, view: View = EVERYTHING) -> FeatureBatch:
+        """The products at `rows` (B,) as one padded batch that shows the aspects in `view`."""
         shard_of = np.searchsorted(self._starts, rows, side="right") - 1
         places = list(zip(shard_of.tolist(), (rows - self._starts[shard_of]).tolist(), strict=True))
-        spans = [self._shards[s].offsets[i : i + 2].tolist() for s, i in places]
-        width = max((stop - start for start, stop in spans), default=0)
-        image_BGC = np.zeros((len(rows), GRID * GRID, IMAGE_CHANNELS), np.float16)
+        shown = [_tokens_of(self._shards[s], i, view) for s, i in places]
+        width = max((len(aspects) for _, aspects in shown), default=0)
+        cells = self._shards[0].image.shape[1] if Aspect.IMAGE in view and self._shards else 0
+        image_BGC = np.zeros((len(rows), cells, IMAGE_CHANNELS), np.float16)
+        has_image_B = np.zeros(len(rows), bool)
         text_BTC = np.zeros((len(rows), width, TEXT_CHANNELS), np.float16)
         aspect_BT = np.zeros((len(rows), width), np.uint8)
         mask_BT = np.zeros((len(rows), width), bool)
-        has_image_B = np.zeros(len(rows), bool)
-        for b, ((s, i), (start, stop)) in enumerate(zip(places, spans, strict=True)):
-            shard = self._shards[s]
-            image_BGC[b] = shard.image[i]
-            has_image_B[b] = shard.has_image[i]
-            text_BTC[b, : stop - start] = shard.text[start:stop]
-            aspect_BT[b, : stop - start] = shard.aspect[start:stop]
-            mask_BT[b, : stop - start] = True
+        for b, ((s, i), (tokens, aspects)) in enumerate(zip(places, shown, strict=True)):
+            if cells:
+                image_BGC[b] = self._shards[s].image[i]
+                has_image_B[b] = self._shards[s].has_image[i]
+            text_BTC[b, : len(aspects)] = tokens
+            aspect_BT[b, : len(aspects)] = aspects
+            mask_BT[b, : len(aspects)] = True
         arrays = (image_BGC, has_image_B, text_BTC, aspect_BT, mask_BT)
         return FeatureBatch(*(torch.from_numpy(array) for array in arrays))
 
@@ -170,9 +110,23 @@ class FeatureTable:
         """Which products (N,) have a usable picture."""
         return np.concatenate([shard.has_image for shard in self._shards] or [np.zeros(0, bool)])
 
-    def text_lengths(self) -> np.ndarray:
-        """Number of text tokens per product, for batching by length."""
+    def has_text(self) -> np.ndarray:
+        """Which products (N,) have any words."""
+        return self.lengths() > 0
+
+    def lengths(self) -> np.ndarray:
+        """Number of text tokens per product (N,), for batching by length; pictures all take the same."""
         return np.concatenate([np.diff(shard.offsets) for shard in self._shards] or [np.zeros(0, np.int64)])
+
+
+def _tokens_of(shard: Shard, row: int, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """The text tokens (T, C) of one product that `view` shows, and their aspects (T,)."""
+    start, stop = shard.offsets[row : row + 2].tolist()
+    tokens, aspects = shard.text[start:stop], shard.aspect[start:stop]
+    if view >= TEXT_ONLY:
+        return tokens, aspects
+    kept = np.isin(aspects, [int(aspect) for aspect in view])
+    return tokens[kept], aspects[kept]
 
 
 class Featurizer:
@@ -183,66 +137,96 @@ class Featurizer:
         fingerprint: of the towers' weights; part of the cache's key.
         cache: folder of the cache; None keeps every shard in memory only.
         device: where the towers run.
+        regions: whether the core region's crop is featurized too.
+
+    Attributes:
+        broken: pictures that could not be used.
+        compute_seconds: how long the towers have computed.
     """
 
-    def __init__(self, *, towers: Towers, fingerprint: str, cache: Path | None, device: torch.device) -> None:
+    def __init__(
+        self,
+        *,
+        towers: Towers,
+        fingerprint: str,
+        cache: Path | None,
+        device: torch.device,
+        regions: bool = False,
+    ) -> None:
         self._towers = towers.to(device)
+        self._regions = regions
         arithmetic = "bf16" if has_fast_bf16(device) else "fp32"
-        key = f"{_FORMAT}/{fingerprint}/{tokens_plan()}/{SHARD_ROWS}/{device.type}/{arithmetic}"
+        key = f"{_FORMAT}/{fingerprint}/{tokens_plan()}/{SHARD_ROWS}/{device.type}/{arithmetic}/{regions}"
         self._key = hashlib.sha256(key.encode()).digest()
         self._cache = cache
         self._device = device
         self._threads = max(2, os.cpu_count() or 2)
         self.broken = BrokenImages()
+        self.compute_seconds = 0.0
 
-    def table(self, batches: Iterable[list[Product]]) -> FeatureTable:
-        """Features of all products; shards stay on disk where there is a cache."""
-        return FeatureTable([shard for _, shard in self.shards(batches)])
+    def table(self, *tables: Iterable[list[Product]]) -> FeatureTable:
+        """Features of all products, one table after the other; shards stay on disk where there is a cache.
 
-    def shards(self, batches: Iterable[list[Product]]) -> Iterator[tuple[list[str], Shard]]:
-        """Features shard by shard, with the products' keys; pictures are decoded ahead, in parallel."""
+        A shard ends with its table, so that the catalogue's are found again whatever was read behind it.
+        """
+        return FeatureTable([shard for batches in tables for _, shard in self._shards(batches)])
+
+    def shards(self, batches: Iterable[list[Product]]) -> Iterator[tuple[list[str], FeatureTable]]:
+        """Features shard by shard, with the products' keys."""
+        for keys, shard in self._shards(batches):
+            yield keys, FeatureTable([shard])
+
+    def _shards(self, batches: Iterable[list[Product]]) -> Iterator[tuple[list[str], Shard]]:
+        """Pictures are decoded ahead, in parallel, while the towers run."""
         with ThreadPoolExecutor(self._threads) as pool:
             waiting: deque[tuple[list[Product], Path | None, Shard | list[Future[np.ndarray]]]] = deque()
             for products in _regroup(batches, SHARD_ROWS):
-                folder = self._folder_of(products)
-                known = None if folder is None else Shard.open(folder)
-                waiting.append((products, folder, known or [pool.submit(decode_pixels, p) for p in products]))
+                place = self._place_of(products)
+                known = None if place is None else Shard.open(place)
+                decoded = [] if known else [pool.submit(decode_pixels, p, self._regions) for p in products]
+                waiting.append((products, place, known or decoded))
                 if len(waiting) > 1:
                     yield self._finish(*waiting.popleft())
             while waiting:
                 yield self._finish(*waiting.popleft())
 
     def _finish(
-        self, products: list[Product], folder: Path | None, work: Shard | list[Future[np.ndarray]]
+        self, products: list[Product], place: Path | None, work: Shard | list[Future[np.ndarray]]
     ) -> tuple[list[str], Shard]:
-        shard = work if isinstance(work, Shard) else self._compute(products, [f.result() for f in work])
+        shard = work if isinstance(work, Shard) else self._timed(products, [f.result() for f in work])
         self._count_broken(products, shard.has_image)
-        if folder is not None and not isinstance(work, Shard):
-            self._save(shard, folder)
-            shard = Shard.open(folder) or shard
+        if place is not None and not isinstance(work, Shard):
+            self._save(shard, place)
+            shard = Shard.open(place) or shard
         return [product.key for product in products], shard
 
-    def _save(self, shard: Shard, folder: Path) -> None:
-        free = shutil.disk_usage(folder.parent).free
+    def _timed(self, products: list[Product], pixels: list[np.ndarray]) -> Shard:
+        begun = time.perf_counter()
+        shard = self._compute(products, pixels)
+        self.compute_seconds += time.perf_counter() - begun
+        return shard
+
+    def _save(self, shard: Shard, place: Path) -> None:
+        free = shutil.disk_usage(place.parent).free
         if free < 4 * _SHARD_BYTES:
             raise UserError(
-                f"{folder.parent}: only {free / 2**20:.0f} MiB free, and the features of 1,000 products take "
+                f"{place.parent}: only {free / 2**20:.0f} MiB free, and the features of 1,000 products take "
                 f"about {_SHARD_BYTES / SHARD_ROWS * 1000 / 2**20:.0f} MiB; free some space, name another "
                 "folder with --cache, or use --no-cache"
             )
-        shard.save(folder)
+        shard.save(place)
 
-    def _folder_of(self, products: list[Product]) -> Path | None:
+    def _place_of(self, products: list[Product]) -> Path | None:
         if self._cache is None:
             return None
         hasher = hashlib.sha256(self._key)
         for product in products:
             hasher.update(product.digest())
         name = hasher.hexdigest()
-        folder = self._cache / name[:2] / name[2:34]
+        place = self._cache / name[:2] / f"{name[2:34]}.shard"
         with storage_errors(self._cache):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        return folder
+            place.parent.mkdir(parents=True, exist_ok=True)
+        return place
 
     def _count_broken(self, products: list[Product], has_image: np.ndarray) -> None:
         for product, usable in zip(products, has_image.tolist(), strict=True):
@@ -254,7 +238,8 @@ class Featurizer:
     def _compute(self, products: list[Product], pixels: list[np.ndarray]) -> Shard:
         rows = len(products)
         has_image = np.array([array.size > 0 for array in pixels], bool)
-        image = np.zeros((rows, GRID * GRID, IMAGE_CHANNELS), np.float16)
+        views = 1 + self._regions
+        image = np.zeros((rows, views * GRID * GRID, IMAGE_CHANNELS), np.float16)
         shown = np.flatnonzero(has_image)
         for at in range(0, len(shown), _COMPUTE_ROWS):
             part = shown[at : at + _COMPUTE_ROWS]
@@ -265,6 +250,8 @@ class Featurizer:
         for at in range(0, rows, _COMPUTE_ROWS):
             part = by_length[at : at + _COMPUTE_ROWS]
             words = tokenize([products[i].texts for i in part])
+            if not words.mask_BT.any():
+                continue
             hidden = self._run_text(words)
             for row, i in enumerate(part):
                 length = int(words.mask_BT[row].sum())
@@ -275,9 +262,17 @@ class Featurizer:
 
     @torch.inference_mode()
     def _run_image(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """Pixels (V, H, W, 3) of B products to cells (B, G, C); two equal views are computed once."""
+        rows = np.repeat(np.arange(len(pixels)), [len(views) for views in pixels])
+        flat = torch.from_numpy(np.concatenate(pixels))
         with autocast(self._device):
-            tokens = self._towers.image(torch.from_numpy(np.stack(pixels)).to(self._device))
-        return tokens.float().cpu().numpy().astype(np.float16)
+            tokens = self._towers.image(flat.to(self._device))
+        cells = tokens.float().cpu().numpy().astype(np.float16)
+        first = np.searchsorted(rows, np.arange(len(pixels)))
+        if not self._regions:
+            return cells
+        last = np.searchsorted(rows, np.arange(len(pixels)), side="right") - 1
+        return np.concatenate([cells[first], cells[last]], 1)
 
     @torch.inference_mode()
     def _run_text(self, words: Words) -> np.ndarray:
@@ -294,15 +289,26 @@ def default_cache() -> Path:
     return Path(named) if named else Path(base) / "moonrec"
 
 
-def decode_pixels(product: Product) -> np.ndarray:
-    """The product's picture as (H, W, 3) uint8 of the towers' size; empty when none can be had."""
+def decode_pixels(product: Product, region: bool = False) -> np.ndarray:
+    """The product's picture as (V, H, W, 3) uint8 of the towers' size; empty when none can be had.
+
+    V is 1; with `region`, and where the product has a core region, 2: the whole picture, then the region.
+    """
     if product.image is None:
         return np.zeros(0, np.uint8)
+    box = product.region if region else None
+    smallest = 1.0 if box is None else min(box[2] - box[0], box[3] - box[1])
     try:
-        picture = decode_image(product.image, draft_size=IMAGE_SIZE)
+        picture = decode_image(product.image, draft_size=round(IMAGE_SIZE / max(smallest, 0.1)))
     except BrokenImage:
         return np.zeros(0, np.uint8)
-    return np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE)))
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    views = [picture.resize(size)]
+    if box is not None:
+        sides = (picture.width, picture.height) * 2
+        x0, y0, x1, y1 = (min(share * side, side) for share, side in zip(box, sides, strict=True))
+        views.append(picture.resize(size, box=(x0, y0, x1, y1)))
+    return np.stack([np.asarray(view) for view in views])
 
 
 def _regroup(batches: Iterable[list[Product]], size: int) -> Iterator[list[Product]]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from encoders.guided_moe import GuidedMoE
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens of a product, in both directions."""
@@ -46,7 +48,7 @@ def _attend(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, mask_B11T: Tensor) -
 
 class FeedForward(nn.Module):
     """The dense feed-forward part. A mixture of experts takes its place with the same call: it is given the
-    aspect of every token, which a dense one does not need."""
+    aspect of every token and the mask, which a dense one does not need."""
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
@@ -55,9 +57,9 @@ class FeedForward(nn.Module):
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
-    def forward(self, x_BTD: Tensor, aspect_BT: Tensor) -> Tensor:
-        """Tokens (B, T, D) and their aspects (B, T) to tokens."""
-        del aspect_BT
+    def forward(self, x_BTD: Tensor, aspect_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Tokens (B, T, D), their aspects (B, T) and mask to tokens."""
+        del aspect_BT, mask_BT
         return self.down(nn.functional.gelu(self.up(x_BTD)))
 
 
@@ -74,18 +76,34 @@ class FusionBlock(nn.Module):
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, aspect_BT: Tensor) -> Tensor:
         """Tokens (B, T, D), their mask and aspects (B, T) to tokens."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), mask_BT)
-        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), aspect_BT)
+        return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD), aspect_BT, mask_BT)
 
 
 class FusionTransformer(nn.Module):
-    """A stack of `FusionBlock`s."""
+    """A stack of `FusionBlock`s.
 
-    def __init__(self, *, width: int, layers: int, heads: int, ratio: int) -> None:
+    With `experts`, each feed-forward part becomes a `GuidedMoE` whose experts start as copies of it.
+    """
+
+    def __init__(
+        self, *, width: int, layers: int, heads: int, ratio: int, experts: int = 0, experts_per_token: int = 2
+    ) -> None:
         super().__init__()
+        self._width = width
         self.blocks = nn.ModuleList(
             FusionBlock(width, attention=SelfAttention(width, heads), feed_forward=FeedForward(width, ratio))
             for _ in range(layers)
         )
+        if experts:
+            self.upcycle(experts, experts_per_token)
+
+    def upcycle(self, experts: int, experts_per_token: int) -> None:
+        """Turn every dense feed-forward part into a mixture of experts that computes the same."""
+        for block in self.blocks:
+            dense = block.get_submodule("feed_forward")
+            block.feed_forward = GuidedMoE.upcycle(
+                dense, width=self._width, experts=experts, experts_per_token=experts_per_token
+            )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, aspect_BT: Tensor) -> Tensor:
         """Tokens (B, T, D) of both modalities to fused tokens."""

@@ -7,6 +7,7 @@ catalogue photo take the same way through the encoder.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -28,20 +29,46 @@ class Aspect(IntEnum):
     DESCRIPTION = 4
 
 
+View = frozenset[Aspect]
+"""Which aspects of a product are shown; what is not in it is hidden from the encoder."""
+
+EVERYTHING: View = frozenset(Aspect)
+IMAGE_ONLY: View = frozenset({Aspect.IMAGE})
+TEXT_ONLY: View = EVERYTHING - IMAGE_ONLY
+TITLE_ONLY: View = frozenset({Aspect.TITLE})
+RICHER_TEXT: View = TEXT_ONLY
+
+MODALITIES = ("multimodal", "image", "text")
+_VIEWS = dict(zip(MODALITIES, (EVERYTHING, IMAGE_ONLY, TEXT_ONLY), strict=True))
+
+
+def view_of(modality: str) -> View:
+    """What `multimodal`, `image` or `text` shows."""
+    return _VIEWS[modality]
+
+
 @dataclass(frozen=True)
 class Product:
-    """One product or query. `image` is the undecoded file; `broken` says why a picture could not be read."""
+    """One product or query.
+
+    `image` is the undecoded file; `broken` says why a picture could not be read. `region` is the core region:
+    the box (x0, y0, x1, y1), in shares of the upright picture's width and height, in which the product itself
+    is; None stands for the whole picture.
+    """
 
     key: str
     image: bytes | None
     texts: tuple[tuple[Aspect, str], ...]
     broken: str | None = None
+    region: tuple[float, float, float, float] | None = None
 
     def digest(self) -> bytes:
         """A digest of the content (not of the key): equal content has equal features."""
         hasher = hashlib.sha256(repr([(int(aspect), text) for aspect, text in self.texts]).encode())
         hasher.update(b"\0image\0" if self.image is not None else b"\0none\0")
         hasher.update(self.image or b"")
+        if self.region is not None:
+            hasher.update(b"\0region\0" + struct.pack("<4d", *self.region))
         return hasher.digest()
 
 

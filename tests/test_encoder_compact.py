@@ -13,12 +13,14 @@ import torch
 from encoder_helpers import CPU, busy_encoder, random_features, shard_of
 from torch import Tensor
 
-from encoders.compact import CompactConfig, CompactEncoder, principal_directions
-from encoders.encoding import MODALITIES, encode
+from encoders.compact import CompactConfig, CompactEncoder
+from encoders.encoder import principal_directions
+from encoders.encoding import encode
 from encoders.features import FeatureBatch, FeatureTable
 from encoders.fusion import masked_mean
-from encoders.loading import UNTRAINED, load_encoder
+from encoders.loading import COMPACT, load_encoder
 from encoders.precision import pick_device
+from encoders.products import EVERYTHING, IMAGE_ONLY, MODALITIES, TEXT_ONLY, view_of
 from moonrec.errors import UserError
 
 pytest_plugins = ["encoder_fixtures"]
@@ -35,7 +37,7 @@ def vectors(encoder: CompactEncoder, batch: FeatureBatch) -> Tensor:
 
 
 def calibrated(features: FeatureTable) -> CompactEncoder:
-    encoder, ready = load_encoder(UNTRAINED)
+    encoder, ready = load_encoder(COMPACT)
     assert not ready
     encoder.calibrate(features)
     return encoder
@@ -74,31 +76,25 @@ def test_the_order_of_a_batch_does_not_matter() -> None:
     )
 
 
-def test_hidden_parts_do_not_show_in_the_vector() -> None:
+def test_padding_and_missing_pictures_do_not_show_in_the_vector() -> None:
     encoder = busy_encoder()
     batch = random_features(24).gather(np.arange(24))
+    padding = ~batch.text_mask_BT[..., None]
+    without = ~batch.has_image_B[:, None, None]
     noisy = FeatureBatch(
-        batch.image_BGC.clone(), batch.has_image_B, batch.text_BTC + 3, batch.aspect_BT, batch.text_mask_BT
-    )
-    noisy.text_BTC[batch.text_mask_BT] -= 3  # only padding differs, up to the rounding of float16
-    torch.testing.assert_close(
-        vectors(encoder, batch.only("image")), vectors(encoder, noisy.only("image")), atol=1e-6, rtol=0
-    )
-    changed = FeatureBatch(
-        batch.image_BGC + 1, batch.has_image_B, batch.text_BTC, batch.aspect_BT, batch.text_mask_BT
-    )
-    torch.testing.assert_close(
-        vectors(encoder, batch.only("text")), vectors(encoder, changed.only("text")), atol=1e-6, rtol=0
-    )
+        batch.image_BGC + 3 * without, batch.has_image_B, batch.text_BTC + 3 * padding, batch.aspect_BT,
+        batch.text_mask_BT,
+    )  # fmt: skip
+    torch.testing.assert_close(vectors(encoder, batch), vectors(encoder, noisy), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_encoding_in_batches_by_length_gives_every_row_its_own_vector(modality: str) -> None:
-    features, encoder = random_features(24), busy_encoder().train()
+    features, encoder, view = random_features(24), busy_encoder().train(), view_of(modality)
     rows = np.array([5, 23, 0, 5, 11, 8])
-    found, empty = encode(encoder, features, device=CPU, modality=modality, rows=rows, batch_size=2)
+    found, empty = encode(encoder, features, device=CPU, view=view, rows=rows, batch_size=2)
     assert encoder.training
-    batch = features.gather(rows).only(modality)
+    batch = features.gather(rows, view)
     expected = vectors(encoder.eval(), batch)
     assert empty.tolist() == batch.is_empty_B().tolist()
     # The CPU may multiply in bf16, with eight bits.
@@ -111,8 +107,8 @@ def test_the_untrained_encoder_keeps_the_towers_cosines(features: FeatureTable) 
     batch = features.gather(np.arange(len(features)))
     image_BC = batch.image_BGC.float().mean(1)
     text_BC = masked_mean(batch.text_BTC.float(), batch.text_mask_BT)
-    for modality, tower_BC in (("image", image_BC), ("text", text_BC)):
-        shown = batch.only(modality)
+    for view, tower_BC in ((IMAGE_ONLY, image_BC), (TEXT_ONLY, text_BC)):
+        shown = features.gather(np.arange(len(features)), view)
         kept = ~shown.is_empty_B()
         assert int(kept.sum()) > 40
         found_PP = cosines(vectors(encoder, shown)[kept])
@@ -121,10 +117,9 @@ def test_the_untrained_encoder_keeps_the_towers_cosines(features: FeatureTable) 
 
 def test_both_modalities_weigh_the_same_in_the_untrained_encoder(features: FeatureTable) -> None:
     encoder = calibrated(features)
-    batch = features.gather(np.arange(len(features)))
-    both = batch.has_image_B & batch.text_mask_BT.any(1)
+    both = np.flatnonzero(features.has_image() & features.has_text())
     image, text, joint = (
-        cosines(vectors(encoder, batch.only(m))[both]) for m in ("image", "text", "multimodal")
+        cosines(vectors(encoder, features.gather(both, view))) for view in (IMAGE_ONLY, TEXT_ONLY, EVERYTHING)
     )
     torch.testing.assert_close(joint, (image + text) / 2, atol=0.01, rtol=0)
 
@@ -187,7 +182,9 @@ def test_a_saved_encoder_comes_back_bit_by_bit_and_holds_nothing_pickled(tmp_pat
 
 def test_a_run_folder_loads_like_its_model_folder(tmp_path: Path) -> None:
     busy_encoder().save_pretrained(tmp_path / "run" / "model")
-    assert CompactEncoder.from_pretrained(tmp_path / "run").fingerprint() == busy_encoder().fingerprint()
+    encoder, ready = load_encoder(str(tmp_path / "run"))
+    assert ready
+    assert encoder.fingerprint() == busy_encoder().fingerprint()
 
 
 def test_saved_weights_can_be_read_by_whoever_can_read_the_configuration(tmp_path: Path) -> None:
@@ -204,7 +201,7 @@ def test_the_fingerprint_depends_on_every_weight_and_on_the_configuration() -> N
             parameter.view(-1)[0] += 1
         found.add(encoder.fingerprint())
     assert len(found) == 1 + len(list(encoder.parameters()))
-    assert CompactEncoder(CompactConfig(dim=8)).fingerprint() not in found
+    assert CompactEncoder(CompactConfig(dims=(8,))).fingerprint() not in found
 
 
 @pytest.mark.parametrize(
@@ -212,14 +209,18 @@ def test_the_fingerprint_depends_on_every_weight_and_on_the_configuration() -> N
     [
         {"unknown": 1},
         {"backbone": "other"},
-        {"dim": 0},
-        {"dim": "128"},
-        {"dim": True},
+        {"dims": [0]},
+        {"dims": []},
+        {"dims": "128"},
+        {"dims": [True]},
+        {"experts": 2},
+        {"experts_per_token": 9},
+        {"regions": 1},
         {"width": 10_000},
         {"heads": 3},
         {"layers": 1.5},
         {"trained_towers": "yes"},
-        {"dim": 64},
+        {"dims": [64]},
         {"layers": 3},
     ],
 )
@@ -252,7 +253,7 @@ def test_truncated_weights_are_refused(keep: int, tmp_path: Path) -> None:
 def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nowhere"), "nowhere", "my runs/post", "../nowhere", "a/b/c"):
         with pytest.raises(UserError, match="no such folder"):
-            CompactEncoder.from_pretrained(name)
+            load_encoder(name)
     with pytest.raises(UserError, match=r"config\.json"):
         CompactEncoder.from_pretrained(tmp_path)
     busy_encoder().save_pretrained(tmp_path)

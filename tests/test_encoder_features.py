@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from encoder_helpers import CPU, picture, random_features, shard_of, write_table
+from encoder_helpers import CPU, picture, random_features, write_table
 from PIL import Image
+from torch import nn
 
 import encoders.features
-from encoders.features import FeatureBatch, FeatureTable, Featurizer, Shard
-from encoders.products import Aspect, BrokenImages, Product, iter_items, iter_queries
-from encoders.raw_batches import RawTable, run_towers
+from encoders.features import FeatureBatch, FeatureTable, Featurizer
+from encoders.products import IMAGE_ONLY, TEXT_ONLY, Aspect, BrokenImages, Product, iter_items, iter_queries
+from encoders.raw_batches import RawPixels, run_towers
 from encoders.towers import Towers
 from moonrec.errors import UserError
 from moonrec.tables import ITEMS, SEARCHES, open_table
@@ -119,15 +120,23 @@ def test_a_product_renamed_is_still_known(towers: Towers, tmp_path: Path) -> Non
     assert keys == ["p0x", "p1x", "p2x", "p3x"]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "garbage", "delete"])
+@pytest.mark.parametrize("damage", ["truncate", "cut", "longer", "header", "empty", "garbage", "delete"])
 def test_a_damaged_shard_is_computed_again_and_mended(damage: str, towers: Towers, tmp_path: Path) -> None:
     computed = everything(featurizer(towers, tmp_path).table([products(8)]))
-    victim = sorted(tmp_path.rglob("image.npy"))[0]
+    victim = min(tmp_path.rglob("*.shard"))
     data = victim.read_bytes()
     if damage == "delete":
         victim.unlink()
     else:
-        victim.write_bytes({"truncate": data[: len(data) // 2], "empty": b"", "garbage": b"x" * 500}[damage])
+        others = {
+            "truncate": data[: len(data) // 2],
+            "cut": data[:-1],
+            "longer": data + b"x",
+            "header": data.replace(b'"image"', b'"omage"'),
+            "empty": b"",
+            "garbage": b"x" * 500,
+        }
+        victim.write_bytes(others[damage])
     with counted(towers) as seen:
         assert_equal(everything(featurizer(towers, tmp_path).table([products(8)])), computed)
     assert seen == {"pictures": 3, "texts": 4}
@@ -197,7 +206,7 @@ def test_gathered_batches_hold_each_products_own_features() -> None:
     for at, row in enumerate(rows):
         alone = features.gather(np.array([row]))
         length = alone.text_mask_BT.shape[1]
-        assert length == features.text_lengths()[row]
+        assert length == features.lengths()[row]
         assert torch.equal(batch.image_BGC[at], alone.image_BGC[0])
         assert batch.has_image_B[at] == alone.has_image_B[0] == features.has_image()[row]
         assert torch.equal(batch.text_BTC[at, :length], alone.text_BTC[0])
@@ -207,46 +216,53 @@ def test_gathered_batches_hold_each_products_own_features() -> None:
         )
 
 
-def test_added_tables_stand_one_after_the_other() -> None:
-    a, b = random_features(6), FeatureTable([shard_of([2, 3], [True, False], seed=9)])
-    joint = a + b
-    assert len(joint) == 8
-    assert_equal(joint.gather(np.array([6, 7])), b.gather(np.array([0, 1])))
+def test_tables_stand_one_after_the_other(towers: Towers, tmp_path: Path) -> None:
+    some = products(7)
+    joint = featurizer(towers, tmp_path).table([some[:4]], [some[4:]])
+    assert len(joint) == 7
+    alone = featurizer(towers, tmp_path).table([some[4:]])
+    assert_equal(joint.gather(np.array([5, 6])), alone.gather(np.array([1, 2])))
 
 
-def test_hiding_and_showing_only_one_modality() -> None:
-    batch = everything(random_features(12))
-    image, text = batch.only("image"), batch.only("text")
+def test_a_view_shows_its_aspects_and_nothing_else() -> None:
+    features = random_features(12)
+    rows, batch = np.arange(12), everything(features)
+    image, text = features.gather(rows, IMAGE_ONLY), features.gather(rows, TEXT_ONLY)
     assert torch.equal(image.has_image_B, batch.has_image_B)
-    assert not image.text_mask_BT.any()
+    assert image.text_mask_BT.shape == (12, 0)
     assert torch.equal(text.text_mask_BT, batch.text_mask_BT)
     assert not text.has_image_B.any()
-    assert_equal(batch.only("multimodal"), batch)
-    first = np.arange(12) == 0
-    hidden = batch.hide(image=first, text=~first)
-    assert hidden.has_image_B.tolist() == [False, *batch.has_image_B[1:].tolist()]
-    assert torch.equal(hidden.text_mask_BT[0], batch.text_mask_BT[0])
-    assert not hidden.text_mask_BT[1:].any()
+    assert text.image_BGC.shape[1] == 0
+    titles = features.gather(rows, frozenset({Aspect.TITLE, Aspect.IMAGE}))
+    assert torch.equal(titles.has_image_B, batch.has_image_B)
+    for row in range(12):
+        wanted = batch.text_BTC[row][(batch.aspect_BT[row] == Aspect.TITLE) & batch.text_mask_BT[row]]
+        assert torch.equal(titles.text_BTC[row][titles.text_mask_BT[row]], wanted)
+
+
+def test_a_core_region_is_featurized_behind_the_whole_picture(towers: Towers) -> None:
+    whole, boxed = products(2)
+    boxed = replace(boxed, region=(0.25, 0.5, 1.0, 1.0))
+    cut = Image.open(io.BytesIO(boxed.image or b""))
+    width, height = cut.size
+    stream = io.BytesIO()
+    cut.crop((width // 4, height // 2, width, height)).save(stream, "PNG")
+    crop = Product("crop", stream.getvalue(), ())
+    looking = Featurizer(towers=towers, fingerprint="f", cache=None, device=CPU, regions=True)
+    cells = looking.table([[whole, boxed]]).gather(np.arange(2)).image_BGC.float()
+    expected = featurizer(towers, None).table([[whole, boxed, crop]]).gather(np.arange(3)).image_BGC.float()
+    torch.testing.assert_close(cells[0], torch.cat([expected[0], expected[0]]))
+    torch.testing.assert_close(cells[1, :9], expected[1], atol=0.05, rtol=0.05)
+    near = nn.functional.cosine_similarity(cells[1, 9:].mean(0), expected[2].mean(0), dim=0)
+    far = nn.functional.cosine_similarity(cells[1, 9:].mean(0), expected[1].mean(0), dim=0)
+    assert near > 0.9
+    assert near > far + 0.05
 
 
 def test_a_cache_that_is_a_file_is_the_users_mistake(towers: Towers, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         featurizer(towers, tmp_path / "file").table([products(4)])
-
-
-def test_saved_shards_are_mapped_and_keep_no_file_open(tmp_path: Path) -> None:
-    written = shard_of([2, 0, 3], [True, True, False])
-    written.save(tmp_path / "shard")
-    before = len(os.listdir("/proc/self/fd"))
-    opened = [Shard.open(tmp_path / "shard") for _ in range(20)]
-    assert len(os.listdir("/proc/self/fd")) == before
-    for shard in opened:
-        assert shard is not None
-        for name in ("image", "has_image", "text", "aspect", "offsets"):
-            np.testing.assert_array_equal(getattr(shard, name), getattr(written, name))
-    assert str(tmp_path / "shard") in Path("/proc/self/maps").read_text()
-    assert Shard.open(tmp_path / "nowhere") is None
 
 
 def test_products_say_what_the_rows_say(tmp_path: Path) -> None:
@@ -283,10 +299,11 @@ def test_products_say_what_the_rows_say(tmp_path: Path) -> None:
 
 
 def test_raw_products_give_the_features_of_the_cached_way(towers: Towers, tmp_path: Path) -> None:
-    some, broken = products(8), BrokenImages()
+    some = products(8)
     some[1] = Product("p1", b"no picture", some[1].texts)
-    raw = RawTable.build([some[:3], some[3:]], 8, tmp_path / "pixels.npy", broken)
-    assert broken.examples == [("p1", "does not decode")]
+    preparer = RawPixels(tmp_path, regions=False)
+    raw = preparer.table([some[:3]], [some[3:]])
+    assert preparer.broken.examples == [("p1", "does not decode")]
     assert not list(tmp_path.iterdir())  # the pixels go with the process, and are in nobody's run folder
     rows = np.array([7, 1, 2, 0, 3])
     with torch.inference_mode():
