@@ -1,4 +1,4 @@
-"""Training pairs against brute force; nothing from the held-out period is learnt."""
+"""Training pairs of events against brute force; nothing from the held-out period is learnt."""
 
 from __future__ import annotations
 
@@ -8,79 +8,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from encoder_helpers import DAY, write_table
+from encoder_pair_cases import (
+    HELD_OUT,
+    ITEM_IDS,
+    KINDS,
+    START,
+    USERS,
+    Row,
+    event,
+    event_pairs,
+    impression,
+    listed,
+    table,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.pairs import (
-    MAX_VALIDATION,
-    Pairs,
-    PairSource,
-    pairs_from_events,
-    pairs_from_searches,
-    product_codes,
-)
+from encoders.pairs import HeldOut, PairSource, product_codes, purchase_types
 from moonrec.errors import UserError
-from moonrec.table_spec import EVENTS, IMPRESSIONS, ITEMS, SEARCHES, TableSpec
-from moonrec.tables import Table, open_table
+from moonrec.table_spec import EVENTS, IMPRESSIONS, ITEMS
+from moonrec.tables import open_table
 
-ITEM_IDS = ["i0", "i1", "i2", "i3"]
-START = 1_600_000_000_000_000
-KINDS = ("click", "cart", "purchase")
-Row = dict[str, Any]
-
-
-def table(rows: list[Row], spec: TableSpec, folder: Path) -> Table:
-    return open_table(write_table(folder / f"{spec.name}.parquet", rows), spec)
-
-
-def event(user: str, item: str, days: float, kind: str = "click") -> Row:
-    return {"user_id": user, "item_id": item, "timestamp": START + int(days * DAY), "event": kind}
-
-
-def impression(user: str, days: float) -> Row:
-    return {"user_id": user, "item_id": "i0", "timestamp": START + int(days * DAY), "label": 0}
-
-
-def search(item: str, days: float | None = None, user: str | None = None) -> Row:
-    time = None if days is None else START + int(days * DAY)
-    return {"query_text": "socks", "item_id": item, "timestamp": time, "user_id": user}
-
-
-def event_pairs(
-    events: list[Row],
-    folder: Path,
-    *,
-    holdout: list[Row] | None = None,
-    kinds: tuple[str, ...] = (),
-    window: int = 3,
-    gap: float = 30.0,
-) -> PairSource:
-    return pairs_from_events(
-        table(events, EVENTS, folder),
-        ITEM_IDS,
-        event_types=kinds,
-        holdout=None if holdout is None else table(holdout, IMPRESSIONS, folder),
-        window=window,
-        max_gap_days=gap,
-    )
-
-
-def search_pairs(
-    searches: list[Row], folder: Path, usable: list[bool] | None = None, holdout: list[Row] | None = None
-) -> PairSource:
-    return pairs_from_searches(
-        table(searches, SEARCHES, folder),
-        ITEM_IDS,
-        np.array([True] * len(searches) if usable is None else usable),
-        seed=0,
-        holdout=None if holdout is None else table(holdout, IMPRESSIONS, folder),
-    )
-
-
-def listed(pairs: Pairs) -> list[tuple[int, int]]:
-    return list(zip(pairs.anchor.tolist(), pairs.positive.tolist(), strict=True))
+LOG = st.lists(
+    st.builds(
+        event,
+        USERS,
+        st.sampled_from([*ITEM_IDS, "unknown"]),
+        st.integers(0, 40).map(lambda half_days: half_days / 2),
+        st.sampled_from(KINDS),
+    ),
+    min_size=1,
+    max_size=25,
+)
 
 
 def brute_force(
@@ -107,23 +69,6 @@ def brute_force(
                     found.append((other["timestamp"], pair))
     found.sort(key=lambda entry: entry[0])
     return [pair for _, pair in found], Counter(pair for _, pair in found)
-
-
-USERS = st.sampled_from(["u1", "u2", "u3"])
-LOG = st.lists(
-    st.builds(
-        event,
-        USERS,
-        st.sampled_from([*ITEM_IDS, "unknown"]),
-        st.integers(0, 40).map(lambda half_days: half_days / 2),
-        st.sampled_from(KINDS),
-    ),
-    min_size=1,
-    max_size=25,
-)
-HELD_OUT = st.none() | st.lists(
-    st.builds(impression, st.sampled_from(["u1", "u2", "other"]), st.integers(8, 24)), min_size=1, max_size=4
-)
 
 
 @settings(max_examples=120, deadline=None)
@@ -210,60 +155,47 @@ def test_event_types_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
         event_pairs(without, tmp_path, kinds=("click",))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([*ITEM_IDS, "unknown"]),
-            st.none() | st.integers(0, 30),
-            st.none() | USERS,
-            st.booleans(),
-        ),
-        min_size=1,
-        max_size=25,
-    ),
-    HELD_OUT,
-)
-def test_search_pairs_are_those_of_brute_force(
-    rows: list[tuple[str, int | None, str | None, bool]], holdout: list[Row] | None
+def test_events_on_unknown_items_are_counted(tmp_path: Path) -> None:
+    log = [event("u", item, days) for days, item in enumerate(("i0", "gone", "i1"))]
+    source = event_pairs(log, tmp_path, window=1)
+    assert listed(source.training) == [(0, 1)]
+    assert (source.unknown.count, source.unknown.examples) == (1, ("gone",))
+
+
+def test_purchases_are_recognised_by_name_in_any_case(tmp_path: Path) -> None:
+    def types(*kinds: str | None) -> tuple[str, ...]:
+        return purchase_types(
+            table([event("u", "i0", 0) | {"event": kind} for kind in kinds], EVENTS, tmp_path)
+        )
+
+    assert types("click", "Purchase", "BUY", None, "buyer") == ("BUY", "Purchase")
+    assert types("like", "watch") == ()
+    assert types(None) == ()
+    without = {name: value for name, value in event("u", "i0", 0).items() if name != "event"}
+    assert purchase_types(table([without], EVENTS, tmp_path)) == ()
+
+
+def test_a_later_round_never_trains_on_what_an_earlier_one_held_out(tmp_path: Path) -> None:
+    log = [event("u", ITEM_IDS[day % 2], day) for day in range(20)]  # clicks on i0 and i1 in turn
+    log += [event("w", "i0", 1, "purchase"), event("w", "i3", 2, "purchase")]
+    log += [event("x", "i3", 30, "purchase"), event("x", "i2", 31, "purchase")]
+    earlier = event_pairs(log, tmp_path, window=1)
+    later = event_pairs(log, tmp_path, window=1, kinds=("purchase",))
+    assert listed(earlier.validation) == [(3, 2)]
+    assert listed(later.training) == [(0, 3), (3, 2)]
+    judged = later.with_validation_of(earlier)
+    assert listed(judged.training) == [(0, 3)]
+    assert listed(judged.validation) == [(3, 2)]
+    nothing = later.training[np.zeros(0, np.int64)]
+    assert len(PairSource("events", nothing, nothing).with_validation_of(earlier).training) == 0
+
+
+def test_a_user_may_be_learnt_from_until_the_first_held_out_row_and_a_stranger_until_the_first_of_all(
+    tmp_path: Path,
 ) -> None:
-    first: dict[str, int] = {}
-    for row in holdout or []:
-        first[row["user_id"]] = min(first.get(row["user_id"], row["timestamp"]), row["timestamp"])
-    earliest = min(first.values(), default=0)
-    expected = [
-        (len(ITEM_IDS) + number, ITEM_IDS.index(item))
-        for number, (item, days, user, usable) in enumerate(rows)
-        if item in ITEM_IDS
-        and usable
-        and (holdout is None or days is None or START + days * DAY < first.get(user or "", earliest))
-    ]
-    searches = [search(item, days, user) for item, days, user, _ in rows]
-    with tempfile.TemporaryDirectory() as folder:
-        usable = [row[3] for row in rows]
-        if not expected:
-            with pytest.raises(UserError, match="no search with a usable query"):
-                search_pairs(searches, Path(folder), usable, holdout)
-            return
-        source = search_pairs(searches, Path(folder), usable, holdout)
-    assert sorted(listed(source.training) + listed(source.validation)) == expected
-    assert len(source.validation) == (max(1, round(0.1 * len(expected))) if len(expected) > 1 else 0)
-    assert (source.training.user == -1).all()
-
-
-def test_the_split_of_searches_follows_the_seed_and_is_bounded(tmp_path: Path) -> None:
-    searches = table([search(ITEM_IDS[i % 4]) for i in range(21_000)], SEARCHES, tmp_path)
-    usable = np.ones(21_000, bool)
-    one, same, other = (pairs_from_searches(searches, ITEM_IDS, usable, seed) for seed in (0, 0, 1))
-    assert len(one.validation) == MAX_VALIDATION
-    assert listed(one.validation) == listed(same.validation)
-    assert listed(one.validation) != listed(other.validation)
-
-
-def test_searches_without_dates_are_all_kept(tmp_path: Path) -> None:
-    searches = [{"query_text": "socks", "item_id": item} for item in ITEM_IDS]
-    source = search_pairs(searches, tmp_path, holdout=[impression("u", 0)])
-    assert len(source.training) + len(source.validation) == 4
+    rows = [impression("u", 9), impression("u", 5), impression("v", 3)]
+    limits = HeldOut(table(rows, IMPRESSIONS, tmp_path)).limits(pa.array(["v", "u", "stranger", None]))
+    assert ((limits - START) / DAY).tolist() == [3, 5, 3, 3]
 
 
 def test_skus_of_a_product_share_a_code_and_others_share_none(tmp_path: Path) -> None:

@@ -1,45 +1,67 @@
-"""Which pairs are trained on, and in which form, follows from seed and epoch."""
+"""Which pairs are trained on, together with which and in which form, follows from seed and epoch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
-from encoder_helpers import random_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.pairs import Pairs, PairSource
-from encoders.sampling import drop_modalities, epoch_plan
+from encoders.modality_mix import (
+    ROUND_ONE,
+    ROUND_TWO,
+    Combination,
+    Contents,
+    ModalityMix,
+    SourcePools,
+    pools_of,
+)
+from encoders.pairs import Pairs
+from encoders.products import EVERYTHING, IMAGE_ONLY, TEXT_ONLY
+from encoders.sampling import PASSES, PlannedBatch, epoch_plan
 from moonrec.errors import UserError
 
-
-def source(name: str, training: int) -> PairSource:
-    rows = np.arange(training)
-    nothing = np.zeros(0, np.int64)
-    return PairSource(name, Pairs(rows, rows, rows, rows), Pairs(nothing, nothing, nothing, nothing))
+NINE = ModalityMix()
+WHOLE = (Combination(EVERYTHING, EVERYTHING, 1.0),)
 
 
-def plan(sizes: tuple[int, ...], mix: tuple[float, ...], **options: int) -> list[tuple[int, np.ndarray]]:
+def source(
+    size: int, combinations: Sequence[Combination] = WHOLE, has_text: np.ndarray | None = None
+) -> SourcePools:
+    rows = np.arange(size)
+    words = np.ones(size, bool) if has_text is None else has_text
+    return pools_of(
+        Pairs(rows, rows, rows, rows, rows),
+        Contents(np.ones(size, bool), words, words),
+        combinations,
+        NINE,
+    )
+
+
+def plan(sources: Sequence[SourcePools], mix: Sequence[float], **options: Any) -> list[PlannedBatch]:
     defaults = {"batch_size": 8, "pairs_per_epoch": 64, "seed": 0, "epoch": 1}
-    names = ("searches", "events")
-    sources = [source(name, size) for name, size in zip(names, sizes, strict=False)]
     return epoch_plan(sources, mix, **(defaults | options))
 
 
-def as_lists(batches: list[tuple[int, np.ndarray]]) -> list[tuple[int, list[int]]]:
-    return [(number, rows.tolist()) for number, rows in batches]
+def as_lists(batches: list[PlannedBatch]) -> list[tuple[int, list[int], object, object]]:
+    return [(b.source, b.rows.tolist(), b.query_view, b.item_view) for b in batches]
 
 
 def test_same_seed_and_epoch_give_the_same_plan_and_others_another() -> None:
-    first = as_lists(plan((100, 100), (1, 1)))
-    assert as_lists(plan((100, 100), (1, 1))) == first
-    assert as_lists(plan((100, 100), (1, 1), seed=1)) != first
-    assert as_lists(plan((100, 100), (1, 1), epoch=2)) != first
+    sources = [source(100, ROUND_ONE), source(100, ROUND_ONE)]
+    weights = [np.random.default_rng(0).random(100), None]
+    first = as_lists(plan(sources, (1, 1), weights=weights))
+    assert as_lists(plan(sources, (1, 1), weights=weights)) == first
+    assert as_lists(plan(sources, (1, 1), weights=weights, seed=1)) != first
+    assert as_lists(plan(sources, (1, 1), weights=weights, epoch=2)) != first
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.tuples(st.integers(2, 300), st.integers(2, 300)),
     st.tuples(st.floats(0.01, 5), st.floats(0.01, 5)),
     st.integers(2, 40),
     st.integers(1, 400),
@@ -47,44 +69,96 @@ def test_same_seed_and_epoch_give_the_same_plan_and_others_another() -> None:
 def test_pairs_of_a_source_are_passed_equally_often_and_at_most_four_times(
     sizes: tuple[int, int], mix: tuple[float, float], batch_size: int, pairs_per_epoch: int
 ) -> None:
-    batches = plan(sizes, mix, batch_size=batch_size, pairs_per_epoch=pairs_per_epoch)
+    sources = [source(size) for size in sizes]
+    batches = plan(sources, mix, batch_size=batch_size, pairs_per_epoch=pairs_per_epoch)
     for number, size in enumerate(sizes):
-        rows = np.concatenate([rows for n, rows in batches if n == number])
+        rows = np.concatenate([batch.rows for batch in batches if batch.source == number])
         passes = np.bincount(rows, minlength=size)
         assert len(passes) == size
-        assert 1 <= passes.max() <= 4
+        assert 1 <= passes.max() <= PASSES
         assert passes.max() - passes.min() <= 1
-    assert all(0 < len(rows) <= batch_size for _, rows in batches)
+        lengths = {len(batch.rows) for batch in batches if batch.source == number}
+        assert lengths == {min(batch_size, size)}
 
 
-def test_the_mix_decides_the_shares_of_the_epoch() -> None:
-    batches = plan((10_000, 10_000), (3, 1), pairs_per_epoch=800)
-    assert [sum(n == number for n, _ in batches) for number in (0, 1)] == [75, 25]
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=2, max_size=60),
+    st.integers(2, 20),
+    st.integers(1, 4),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_a_batch_shows_one_view_of_pairs_that_have_it_and_processes_can_share_it(
+    has_text: list[bool], batch_size: int, processes: int, epoch: int, weighted: bool
+) -> None:
+    words = np.array(has_text)
+    pools = source(len(words), ROUND_ONE, words)
+    sizes = {(pool.combination.query, pool.combination.item): len(pool.rows) for pool in pools.pools}
+    weights = [np.linspace(0.1, 10, len(words))] if weighted else None
+    batches = plan([pools], [1], batch_size=batch_size, epoch=epoch, weights=weights, multiple_of=processes)
+    assert batches
+    for batch in batches:
+        size = sizes[batch.query_view, batch.item_view]
+        assert words[batch.rows].all() or not (batch.query_view & TEXT_ONLY)
+        assert len(batch.rows) <= batch_size
+        assert len(batch.rows) % processes == 0 or len(batch.rows) == min(batch_size, size) < processes
+        assert len(batch.rows) > min(batch_size, size) - processes
 
 
-def test_a_source_with_a_share_of_zero_is_not_trained_on() -> None:
-    assert {number for number, _ in plan((100, 100), (0, 1))} == {1}
+def test_the_mixes_decide_the_shares_of_the_epoch() -> None:
+    batches = plan([source(10_000, ROUND_ONE), source(10_000, ROUND_TWO)], (3, 1), pairs_per_epoch=16_000)
+    assert [sum(batch.source == number for batch in batches) for number in (0, 1)] == [1500, 500]
+    for number, combinations in enumerate((ROUND_ONE, ROUND_TWO)):
+        of_source = [batch for batch in batches if batch.source == number]
+        by_weight = {"image": 0.0, "text": 0.0, "both": 0.0}
+        for one in combinations:
+            by_weight[one.modality] += one.weight
+        for one in combinations:
+            share = NINE.share(one.modality) / 17 * one.weight / by_weight[one.modality]
+            count = sum((batch.query_view, batch.item_view) == (one.query, one.item) for batch in of_source)
+            assert abs(count - share * len(of_source)) <= 1
 
 
-def test_a_mix_that_leaves_nothing_to_train_on_is_refused() -> None:
-    with pytest.raises(UserError, match="--mix"):
-        plan((100,), (0,))
+def test_shares_below_a_batch_are_reached_over_the_epochs() -> None:
+    pools = [source(1000, ROUND_ONE)]
+    seen = [
+        batch.query_view
+        for epoch in range(500)
+        for batch in plan(pools, [1], pairs_per_epoch=16, epoch=epoch)
+    ]
+    assert len(seen) == 1000
+    assert sum(view == IMAGE_ONLY for view in seen) / 1000 == pytest.approx(12 / 17, abs=0.04)
+    assert sum(view == EVERYTHING for view in seen) / 1000 == pytest.approx(2 / 17 / 6, abs=0.02)
+
+
+def test_weighted_pairs_come_in_proportion_and_hardly_ever_twice_in_a_batch() -> None:
+    weights = np.where(np.arange(1000) % 2, 3.0, 1.0)
+    batches = plan([source(1000)], [1], batch_size=20, pairs_per_epoch=2000, weights=[weights])
+    rows = np.concatenate([batch.rows for batch in batches])
+    times = np.bincount(rows, minlength=1000)
+    assert len(rows) == 2000
+    assert set(times[::2]) == {1}
+    assert set(times[1::2]) == {3}
+    repeated = sum(len(batch.rows) - len(np.unique(batch.rows)) for batch in batches)
+    assert repeated <= 5  # at random it would be about 15
 
 
 def test_a_small_source_is_passed_four_times_beside_a_large_one() -> None:
-    batches = plan((20, 10_000), (1, 1), pairs_per_epoch=800)
-    small, large = (np.concatenate([rows for n, rows in batches if n == number]) for number in (0, 1))
+    batches = plan([source(20), source(10_000)], (1, 1), pairs_per_epoch=800)
+    small, large = (np.concatenate([b.rows for b in batches if b.source == number]) for number in (0, 1))
     assert np.bincount(small).tolist() == [4] * 20
     assert len(large) == len(np.unique(large)) == 400
 
 
-def test_hiding_modalities_never_empties_a_product_and_hides_about_the_planned_share() -> None:
-    batch = random_features(600).gather(np.arange(600))
-    shown = drop_modalities(batch, np.random.default_rng(0))
-    both = batch.has_image_B & batch.text_mask_BT.any(1)
-    assert bool((shown.is_empty_B() == batch.is_empty_B()).all())
-    assert bool((shown.has_image_B <= batch.has_image_B).all())
-    one_left = (shown.has_image_B ^ shown.text_mask_BT.any(1))[both].float().mean()
-    assert 0.3 < float(one_left) < 0.5
-    again = drop_modalities(batch, np.random.default_rng(0))
-    assert bool((again.has_image_B == shown.has_image_B).all())
+def test_a_source_with_a_share_of_zero_or_nothing_to_show_is_not_trained_on() -> None:
+    photos = source(100, [Combination(TEXT_ONLY, EVERYTHING, 1.0)], np.zeros(100, bool))
+    assert {batch.source for batch in plan([source(100), source(100)], (0, 1))} == {1}
+    assert {batch.source for batch in plan([photos, source(100)], (1, 1))} == {1}
+
+
+def test_a_mix_that_leaves_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(UserError, match="--mix"):
+        plan([source(100)], (0,))
+    with pytest.raises(UserError, match="--modality-mix"):
+        plan([source(1)], (1,))
