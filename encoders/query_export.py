@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
-from encoders.compact import CompactEncoder
-from encoders.encoding import encode
-from encoders.export import shortened
-from encoders.features import FeatureTable, Featurizer
-from encoders.loading import featurizer_for, load_encoder
+from encoders.encoder import Encoder, Preparer
+from encoders.encoding import shortened
+from encoders.encoding_stream import encode_stream
+from encoders.export import checked_dim
+from encoders.loading import cache_folder, load_encoder
+from encoders.look import Look
 from encoders.precision import pick_device
 from encoders.products import Aspect, Product, iter_items
 from moonrec.embedding_set import EmbeddingSetWriter
@@ -70,27 +73,30 @@ def export_queries(config: QueryExportConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     tables = [open_table(path, _QUERIES) for path in config.queries]
-    device = pick_device(config.device)
-    encoder, ready = load_encoder(config.encoder)
-    featurizer = featurizer_for(encoder, config.cache, device)
-    catalogue = _catalogue_for(config, ready)
-    dim = _checked_dim(config, encoder)
+    catalogue = None if config.items is None else open_table(config.items, ITEMS)
+    device, cache = pick_device(config.device), cache_folder(config.cache)
+    encoder, ready = load_encoder(config.encoder, catalogue)
+    _check_catalogue(config, ready)
+    dim = checked_dim(config.dim, encoder)
     texts = distinct_texts(tables)
     if not len(texts):
         raise UserError(f"{', '.join(map(str, config.queries))}: every {_COLUMN} is null or empty")
+    preparer = encoder.preparer(cache, device)
     if catalogue is not None:
-        encoder.calibrate(featurizer.table(progress(iter_items(catalogue), "catalogue features")))
-    encoder = encoder.to(device)
+        products = Look(encoder, device, cache)(catalogue, iter_items(catalogue))
+        encoder.calibrate(preparer.table(progress(products, "catalogue features")))
+    encoder = encoder.to(device).eval()
     metadata: dict[str, object] = {
         "encoder_fingerprint": encoder.fingerprint(),
         "catalogue_fingerprint": catalogue.fingerprint() if catalogue is not None else None,
         "modality": "query",
+        "matryoshka_sizes": [dim, *(size for size in encoder.config.dims if size < dim)],
     }
     rows = 0
     with EmbeddingSetWriter(Path(config.out), dim, metadata) as writer:
-        for keys, vectors in _encoded(texts, encoder, featurizer):
-            writer.write(keys, shortened(vectors, dim))
-            rows += len(keys)
+        for part, vectors in _encoded(texts, encoder, preparer, device):
+            writer.write(part, shortened(vectors, dim))
+            rows += len(part)
         if not rows:
             raise UserError(f"{', '.join(map(str, config.queries))}: no {_COLUMN} holds a word")
         writer.metadata |= {"empty": len(texts) - rows}
@@ -129,13 +135,14 @@ def _merged(known: pa.ChunkedArray, pending: list[pa.Array]) -> pa.ChunkedArray:
 
 
 def _encoded(
-    texts: pa.Array, encoder: CompactEncoder, featurizer: Featurizer
-) -> Iterator[tuple[list[str], Any]]:
+    texts: pa.Array, encoder: Encoder, preparer: Preparer, device: torch.device
+) -> Iterator[tuple[pa.Array, np.ndarray]]:
     """Texts with their unit vectors (n, E), shard by shard; those that show nothing are left out."""
-    device = next(encoder.parameters()).device
-    for keys, shard in progress(featurizer.shards(_products(texts)), "export"):
-        vectors, empty = encode(encoder, FeatureTable([shard]), device=device, modality="text")
-        yield [key for key, nothing in zip(keys, empty, strict=True) if not nothing], vectors[~empty]
+    first = 0
+    for shard in progress(encode_stream(encoder, preparer, _products(texts), device=device), "export"):
+        shown = texts.slice(first, len(shard.empty)).filter(pa.array(~shard.empty))
+        first += len(shard.empty)
+        yield shown, shard.vectors[~shard.empty]
 
 
 def _products(texts: pa.Array) -> Iterator[list[Product]]:
@@ -145,7 +152,7 @@ def _products(texts: pa.Array) -> Iterator[list[Product]]:
         yield [Product(text, None, ((Aspect.TITLE, text.strip()),) if text.strip() else ()) for text in part]
 
 
-def _catalogue_for(config: QueryExportConfig, ready: bool) -> Table | None:
+def _check_catalogue(config: QueryExportConfig, ready: bool) -> None:
     if ready and config.items is not None:
         raise UserError(
             f"--items {config.items}: {config.encoder} is trained, so queries need no catalogue; export the "
@@ -156,13 +163,3 @@ def _catalogue_for(config: QueryExportConfig, ready: bool) -> Table | None:
             f"--encoder {config.encoder}: an untrained encoder is fitted to a catalogue first; name with "
             "--items the one that its items are exported from"
         )
-    return None if config.items is None else open_table(config.items, ITEMS)
-
-
-def _checked_dim(config: QueryExportConfig, encoder: CompactEncoder) -> int:
-    dim = encoder.config.dim if config.dim is None else config.dim
-    if not 0 < dim <= encoder.config.dim:
-        raise UserError(
-            f"--dim {dim}: the encoder's vectors have {encoder.config.dim} dimensions; ask for at most that"
-        )
-    return dim

@@ -27,6 +27,8 @@ from moonrec.atomic import atomic_folder, write_json
 from moonrec.errors import UserError
 
 VECTORS_FILE, METADATA_FILE = "vectors.arrow", "metadata.json"
+# Optional; see moonrec/embedding_digests.py.
+DIGESTS_FILE = "digests.arrow"
 BATCH_ROWS = 65_536
 # float16 changes a unit vector's length by less than 1e-3; more than this was never normalised. Ours.
 _LENGTH_TOLERANCE = 1e-2
@@ -67,6 +69,9 @@ class EmbeddingSetWriter:
         metadata: what to keep in `metadata.json` (`encoder_fingerprint`, `catalogue_fingerprint`, `modality`,
             `matryoshka_sizes`, …); the attribute of this name may be added to until the block ends.
 
+    Attributes:
+        folder: where the set stands until the block ends, for an optional file that belongs to it.
+
     Raises:
         UserError: on entering, `path` holds something else; on leaving, nothing was written or an id occurs
             twice (`BadEntry`).
@@ -86,10 +91,10 @@ class EmbeddingSetWriter:
         self._hash = hashlib.sha256(f"moonrec embedding set {dimension}\n".encode())
 
     def __enter__(self) -> Self:
-        _refuse_other_content(self.path)
+        refuse_other_content(self.path)
         with ExitStack() as stack:
-            self._folder = stack.enter_context(atomic_folder(self.path))
-            sink = stack.enter_context(pa.OSFile(str(self._folder / VECTORS_FILE), "wb"))
+            self.folder = stack.enter_context(atomic_folder(self.path))
+            sink = stack.enter_context(pa.OSFile(str(self.folder / VECTORS_FILE), "wb"))
             self._file = stack.enter_context(pa.ipc.new_file(sink, schema_of(self._dimension)))
             self._stack = stack.pop_all()
         return self
@@ -103,7 +108,7 @@ class EmbeddingSetWriter:
         with self._stack:
             self._flush()
             self._refuse_duplicates()
-            write_json(self._folder / METADATA_FILE, self._described())
+            write_json(self.folder / METADATA_FILE, self._described())
 
     def write(self, ids: pa.Array | Sequence[str], vectors_ND: NDArray[np.floating[Any]]) -> None:
         """Append entries: `ids` (N) and their vectors (N, D) of unit length, in any float type.
@@ -181,11 +186,12 @@ class EmbeddingSetWriter:
         }
 
 
-def _refuse_other_content(path: Path) -> None:
+def refuse_other_content(path: Path) -> None:
+    """Raise a UserError when `path` is anything but an embedding set, an empty folder, or not there."""
     if not path.exists():
         return
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if names and names != {VECTORS_FILE, METADATA_FILE}:
+    if names and names - {DIGESTS_FILE} != {VECTORS_FILE, METADATA_FILE}:
         raise UserError(f"{path}: exists and is not just an embedding set; choose another output path")
 
 

@@ -21,7 +21,7 @@ from moonrec.errors import UserError
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 _MAGIC = b"PAR1"
 # Narrow columns come in batches of the size asked for; pictures in as many rows as fit here.
-_BATCH_BYTES = 64 * 2**20
+BATCH_BYTES = 64 * 2**20
 _READ_BUFFER = 2**20
 
 
@@ -42,9 +42,9 @@ class ParquetPart:
         Raises:
             UserError: the file is damaged.
         """
-        size = max(1, min(batch_size, int(_BATCH_BYTES / max(1.0, self._bytes_per_row(columns)))))
+        size = max(1, min(batch_size, int(BATCH_BYTES / max(1.0, self._bytes_per_row(columns)))))
         first = 0
-        with _told(self.path, "is damaged"), _open(self.path) as file:
+        with told(self.path, "is damaged"), open_file(self.path) as file:
             for batch in file.iter_batches(batch_size=size, columns=list(columns)):
                 yield first, batch.select(columns)
                 first += batch.num_rows
@@ -109,9 +109,9 @@ def open_part(path: Path) -> ParquetPart:
     Raises:
         UserError: it is unreadable, not Parquet, cut off, or has two columns of one name.
     """
-    with _told(path, "cannot be read as Parquet"):
+    with told(path, "cannot be read as Parquet"):
         _check_magic(path)
-        with _open(path) as file:
+        with open_file(path) as file:
             metadata, schema = file.metadata, file.schema_arrow
     repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if repeated:
@@ -134,7 +134,8 @@ def _check_magic(path: Path) -> None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[pq.ParquetFile]:
+def open_file(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file with the settings that hostile and very large files want."""
     # pre_buffer would hold whole row groups of pictures in memory. Asked for large binary, pyarrow leaves
     # dictionaries undone, whose reader would stop at text that is not UTF-8 without telling the row.
     with pq.ParquetFile(
@@ -144,7 +145,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 @contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
+def told(path: Path, what: str) -> Iterator[None]:
     """Turn what pyarrow and the disk raise into one line about `path`."""
     try:
         yield

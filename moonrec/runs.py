@@ -153,7 +153,7 @@ def open_run(
     out = Path(out)
     refuse_foreign_folder(out, "provenance.json")
     partial = partial_folder(out)
-    with storage_errors(out), _locked(out):
+    with storage_errors(out), locked(out):
         identity = identity_of(command, config, inputs)
         resumed = _is_partial_of(partial, identity)
         if partial.exists() and not resumed:
@@ -211,7 +211,7 @@ def _is_partial_of(partial: Path, identity: str) -> bool:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold the right to write `out`; the lock goes with the process, however it ends."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lock_path = out.with_name(f".{out.name}.lock")

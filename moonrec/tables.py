@@ -61,7 +61,7 @@ class Table:
         self.path = path
         self.spec = spec
         self.schema = schema
-        self._parts = parts
+        self.parts = parts
         self._is_unique = False
 
     @property
@@ -76,7 +76,7 @@ class Table:
 
     def count_rows(self) -> int:
         """Number of rows, from the files' footers."""
-        return sum(part.rows for part in self._parts)
+        return sum(part.rows for part in self.parts)
 
     def address(self, row: int) -> str:
         """Where a row of the table lies, for messages: `events/part-1.parquet: row 17`."""
@@ -124,7 +124,7 @@ class Table:
     @cached_property
     def _fingerprint(self) -> str:
         total = hashlib.sha256()
-        for part in self._parts:
+        for part in self.parts:
             name = part.path.relative_to(self.path).as_posix() if self.path.is_dir() else part.path.name
             with open(part.path, "rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -135,7 +135,7 @@ class Table:
     def _unit(self) -> str:
         """Unit of timestamps that are plain numbers, from all of them (seconds if there are none)."""
         ranges = []
-        for part in self._parts:
+        for part in self.parts:
             if part.rows and is_number(type_of(part.schema, "timestamp")):
                 ranges.append(_number_range(part))
         units = {unit_of(number) for pair in ranges if pair is not None for number in pair}
@@ -144,7 +144,7 @@ class Table:
         return units.pop() if units else "s"
 
     def _locate(self, row: int) -> tuple[Path, int]:
-        for part in self._parts:
+        for part in self.parts:
             if row < part.rows:
                 return part.path, row
             row -= part.rows
@@ -163,7 +163,7 @@ class Table:
     def _batches(self, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([self.schema.field(name) for name in columns])
         unit = self._unit if self.spec.has_clock and "timestamp" in columns else "s"
-        for part in self._parts:
+        for part in self.parts:
             present = [name for name in columns if name in part.schema.names]
             for first, batch in part.batches(present, batch_size):
                 arrays = [self._column(part, first, batch, field, unit) for field in schema]
@@ -194,7 +194,7 @@ class Table:
 
     def _raise_mixed_units(self) -> None:
         seen: dict[str, str] = {}
-        for part in self._parts:
+        for part in self.parts:
             for first, batch in part.batches(["timestamp"], 2**16):
                 for unit, row in first_of_each_unit(batch["timestamp"]).items():
                     number = batch["timestamp"][row].as_py()

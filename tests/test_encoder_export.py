@@ -2,69 +2,74 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from encoder_helpers import CPU, Shop, picture, write_table
+import torch
+from encoder_export_cases import exported, toys
+from encoder_helpers import CPU, Shop, busy_encoder, picture, write_table
 
-from encoders.compact import CompactEncoder
 from encoders.encoding import encode
-from encoders.export import ExportConfig, export
-from encoders.features import FeatureTable
-from encoders.loading import UNTRAINED
+from encoders.loading import COMPACT, load_encoder
+from encoders.products import iter_items, view_of
+from encoders.towers import ImageTower, TextTower, Words
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.errors import UserError
+from moonrec.tables import ITEMS, open_table
 
 pytest_plugins = ["encoder_fixtures"]
 
 
-def exported(out: Path, shop: Shop, encoder: Path | str, **options: Any) -> EmbeddingSet:
-    defaults = {"items": shop.items, "cache": shop.cache, "device": "cpu"}
-    export(ExportConfig(encoder=str(encoder), out=str(out), **(defaults | options)))
-    return EmbeddingSet.open(out)
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    busy_encoder().save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize("modality", ["multimodal", "image", "text"])
 def test_vectors_are_the_encoders_in_the_order_of_the_catalogue(
-    modality: str, shop: Shop, trained: Path, features: FeatureTable, tmp_path: Path
+    modality: str, shop: Shop, encoder_folder: Path, tmp_path: Path
 ) -> None:
-    found = exported(tmp_path / "set", shop, trained, modality=modality)
-    encoder = CompactEncoder.from_pretrained(trained)
-    vectors, empty = encode(encoder, features, device=CPU, modality=modality)
+    found = exported(tmp_path / "set", encoder_folder, shop.items, cache=shop.cache, modality=modality)
+    encoder, _ = load_encoder(str(encoder_folder))
+    table = encoder.preparer(Path(shop.cache), CPU).table(iter_items(open_table(shop.items, ITEMS)))
+    vectors, empty = encode(encoder, table, device=CPU, view=view_of(modality))
     covered = [key for key, nothing in zip(shop.item_ids(), empty, strict=True) if not nothing]
     assert found.ids.to_pylist() == covered
     np.testing.assert_array_equal(found.matrix(), vectors[~empty].astype(np.float16))
     assert found.metadata["modality"] == modality
     assert found.metadata["encoder_fingerprint"] == encoder.fingerprint()
     assert found.metadata["empty"] == empty.sum()
+    assert found.metadata["export"]["encoded"] == len(found)
 
 
-def test_fewer_dimensions_are_the_prefix_at_unit_length(shop: Shop, trained: Path, tmp_path: Path) -> None:
-    full = exported(tmp_path / "full", shop, trained).matrix().astype(np.float32)
-    short = exported(tmp_path / "short", shop, trained, dim=24)
-    expected = full[:, :24] / np.linalg.norm(full[:, :24], axis=1, keepdims=True)
+def test_fewer_dimensions_are_the_prefix_at_unit_length(
+    shop: Shop, encoder_folder: Path, tmp_path: Path
+) -> None:
+    full = exported(tmp_path / "full", encoder_folder, shop.items, cache=shop.cache)
+    short = exported(tmp_path / "short", encoder_folder, shop.items, cache=shop.cache, dim=24)
+    vectors = full.matrix().astype(np.float32)[:, :24]
     assert short.dimension == 24
-    np.testing.assert_allclose(short.matrix(), expected, atol=2e-3)
+    np.testing.assert_allclose(
+        short.matrix(), vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=2e-3
+    )
+    assert full.metadata["matryoshka_sizes"] == [32]
+    assert short.metadata["matryoshka_sizes"] == [24]
 
 
 def test_the_same_call_gives_the_same_embedding_set(shop: Shop, tmp_path: Path) -> None:
-    first, again = (exported(tmp_path / name, shop, UNTRAINED) for name in ("first", "again"))
-    assert first.fingerprint == again.fingerprint
-    assert first.metadata["encoder_fingerprint"] == again.metadata["encoder_fingerprint"]
-    assert first.dimension == 128
-    assert len(first) == 60
+    sets = [exported(tmp_path / name, COMPACT, shop.items, cache=shop.cache) for name in ("first", "again")]
+    assert sets[0].fingerprint == sets[1].fingerprint
+    assert sets[0].metadata["encoder_fingerprint"] == sets[1].metadata["encoder_fingerprint"]
+    assert len(sets[0]) == 60
+    sizes = load_encoder(COMPACT)[0].config.dims
+    assert sets[0].metadata["matryoshka_sizes"] == list(sizes)
 
 
-def test_products_that_show_nothing_are_left_out_and_counted(
-    trained: Path, shop: Shop, tmp_path: Path
-) -> None:
+def test_products_that_show_nothing_are_left_out_and_counted(encoder_folder: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"item_id": "001", "title": "red dress", "image": picture(1)},
         {"item_id": "002", "title": None, "image": None},
@@ -72,71 +77,104 @@ def test_products_that_show_nothing_are_left_out_and_counted(
         {"item_id": "3", "title": "blue shirt", "image": b"broken"},
     ]
     items = str(write_table(tmp_path / "items.parquet", rows))
-    both = exported(tmp_path / "both", shop, trained, items=items)
+    both = exported(tmp_path / "both", encoder_folder, items)
     assert both.ids.to_pylist() == ["001", "1", "3"]
     assert both.metadata["empty"] == 1
-    assert both.metadata["broken_images"] == {
-        "count": 1,
-        "examples": [{"id": "3", "reason": "does not decode"}],
-    }
-    image = exported(tmp_path / "image", shop, trained, items=items, modality="image")
+    assert both.metadata["broken_images"]["count"] == 1
+    assert [example["id"] for example in both.metadata["broken_images"]["examples"]] == ["3"]
+    image = exported(tmp_path / "image", encoder_folder, items, modality="image")
     assert image.ids.to_pylist() == ["001", "1"]
-    assert exported(tmp_path / "text", shop, UNTRAINED, items=items, modality="text").metadata["empty"] == 2
+    assert image.metadata["broken_images"]["count"] == 1
+    assert exported(tmp_path / "text", COMPACT, items, modality="text").metadata["empty"] == 2
+    words = exported(tmp_path / "words", encoder_folder, items, modality="text")
+    assert words.metadata["broken_images"]["count"] == 0
     # The untrained encoder passes the catalogue twice; a broken picture counts once.
-    assert exported(tmp_path / "one", shop, UNTRAINED, items=items).metadata["broken_images"]["count"] == 1
+    assert exported(tmp_path / "one", COMPACT, items).metadata["broken_images"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("modality", "computed"), [("multimodal", {"image", "text"}), ("image", {"image"}), ("text", {"text"})]
+)
+def test_only_the_tower_that_the_modality_shows_computes(
+    modality: str, computed: set[str], encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    image, text = ImageTower.forward, TextTower.forward
+
+    def image_seen(tower: ImageTower, pixels: torch.Tensor) -> torch.Tensor:
+        seen.add("image")
+        return image(tower, pixels)
+
+    def text_seen(tower: TextTower, words: Words) -> torch.Tensor:
+        seen.add("text")
+        return text(tower, words)
+
+    monkeypatch.setattr(ImageTower, "forward", image_seen)
+    monkeypatch.setattr(TextTower, "forward", text_seen)
+    rows = [{"item_id": str(n), "title": f"red dress {n}", "image": picture(n)} for n in range(5)]
+    items = str(write_table(tmp_path / "items.parquet", rows))
+    assert len(exported(tmp_path / "set", encoder_folder, items, modality=modality)) == 5
+    assert seen == computed
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"modality": "sound"}, "--modality sound"),
-        ({"dim": 129}, "--dim 129"),
+        ({"dim": 33}, "--dim 33"),
         ({"dim": 0}, "--dim 0"),
         ({"encoder": "/nowhere/at/all"}, "no such folder"),
+        ({"encoder": "{incomplete}"}, "model.safetensors"),
+        ({"items": "{twice}"}, "duplicate item_id '7'"),
+        ({"items": "{nothing}", "modality": "image"}, "no product shows anything as image"),
+        ({"out": "{theirs}"}, "not just an embedding set"),
+        ({"out": "{busy}"}, "is in the way"),
+        ({"out": "{items}"}, "choose another output"),
     ],
 )
-def test_impossible_wishes_are_refused(
-    options: dict[str, Any], message: str, shop: Shop, trained: Path, tmp_path: Path
+def test_impossible_wishes_are_one_line_and_write_nothing(
+    options: dict[str, Any], message: str, encoder_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=message):
-        exported(tmp_path / "set", shop, **({"encoder": trained} | options))
-    assert not list(tmp_path.iterdir())
+    paths = {
+        "items": write_table(tmp_path / "items.parquet", toys(3)),
+        "twice": write_table(tmp_path / "twice.parquet", [*toys(8), toys(8)[7]]),
+        "nothing": write_table(tmp_path / "nothing.parquet", toys(2)),
+    }
+    for name in ("incomplete", "theirs", "busy.partial"):
+        paths[name.split(".")[0]] = tmp_path / name.split(".")[0]
+        (tmp_path / name).mkdir()
+    (tmp_path / "incomplete" / "config.json").write_text((encoder_folder / "config.json").read_text())
+    (tmp_path / "theirs" / "thesis.txt").write_text("all of it")
+    (tmp_path / "busy.partial" / "thesis.txt").write_text("all of it")
+    before = sorted(tmp_path.rglob("*"))
+    wish: dict[str, Any] = {"encoder": str(encoder_folder), "items": "{items}", "out": str(tmp_path / "set")}
+    wish = {
+        key: value.format(**paths) if isinstance(value, str) else value
+        for key, value in (wish | options).items()
+    }
+    with pytest.raises(UserError, match=message) as told:
+        exported(Path(wish.pop("out")), wish.pop("encoder"), wish.pop("items"), **wish)
+    assert "\n" not in str(told.value)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_catalogue_that_shows_nothing_writes_nothing(shop: Shop, trained: Path, tmp_path: Path) -> None:
-    items = write_table(tmp_path / "items.parquet", [{"item_id": "1", "title": "only words"}])
-    with pytest.raises(UserError, match="no product shows anything as image"):
-        exported(tmp_path / "set", shop, trained, items=str(items), modality="image")
-    assert {path.name for path in tmp_path.iterdir()} == {"items.parquet"}
+def test_a_vector_that_is_not_finite_is_refused_with_its_item(tmp_path: Path) -> None:
+    encoder = busy_encoder()
+    encoder.out.bias.data[0] = float("nan")
+    encoder.save_pretrained(tmp_path / "model")
+    items = write_table(tmp_path / "items.parquet", toys(3))
+    with pytest.raises(UserError, match="item '0': its vector is not finite"):
+        exported(tmp_path / "set", tmp_path / "model", str(items))
+    assert not (tmp_path / "set").exists()
+    assert not (tmp_path / "set.partial").exists()
 
 
-_EXPORT = """
-import sys, torch
-torch.set_num_threads(1)
-from encoders.export import ExportConfig, export
-encoder, items, out, cache = sys.argv[1:]
-export(ExportConfig(encoder=encoder, items=items, out=out, cache=cache, device="cpu"))
-"""
-
-
-def test_a_killed_export_leaves_no_half_set_and_the_next_one_goes_on(
-    shop: Shop, trained: Path, tmp_path: Path
+def test_an_older_set_is_replaced_and_its_readers_keep_what_they_opened(
+    encoder_folder: Path, tmp_path: Path
 ) -> None:
-    rows = [{"item_id": f"i{i}", "title": f"sock number {i} " + "wool " * (i % 25)} for i in range(1500)]
-    items = str(write_table(tmp_path / "items.parquet", rows))
-    out, cache = tmp_path / "out" / "set", tmp_path / "cache"
-    out.parent.mkdir()
-    child = subprocess.Popen([sys.executable, "-c", _EXPORT, str(trained), items, str(out), str(cache)])
-    deadline = time.monotonic() + 120
-    while not list(cache.rglob("offsets.npy")) and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert not out.exists()
-    shards = len(list(cache.rglob("offsets.npy")))
-    assert 0 < shards < 6
-    resumed = exported(out, shop, trained, items=items, cache=str(cache))
-    assert [path.name for path in out.parent.iterdir() if "tmp" in path.name] == []
-    fresh = exported(tmp_path / "fresh", shop, trained, items=items, cache=str(cache))
-    assert len(resumed) == 1500
-    assert resumed.fingerprint == fresh.fingerprint
+    items = [str(write_table(tmp_path / f"{rows}.parquet", toys(rows))) for rows in (5, 9)]
+    older = exported(tmp_path / "set", encoder_folder, items[0])
+    assert len(exported(tmp_path / "set", encoder_folder, items[1])) == 9
+    assert older.ids.to_pylist() == [str(number) for number in range(5)]
+    assert np.isfinite(older.matrix()).all()
+    assert isinstance(EmbeddingSet.open(tmp_path / "set"), EmbeddingSet)

@@ -10,15 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from encoder_helpers import CPU, Shop, write_table
+from encoder_helpers import CPU, Shop, busy_encoder, write_table
 
 from encoders.encoding import encode
 from encoders.export import ExportConfig, export
-from encoders.features import FeatureTable, Featurizer
-from encoders.loading import UNTRAINED, load_encoder
+from encoders.loading import COMPACT, load_encoder
 from encoders.products import iter_queries
 from encoders.query_export import QueryExportConfig, distinct_texts, export_queries
-from encoders.towers import Towers, pretrained_fingerprint
 from moonrec.cli import main
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.table_spec import Column, Kind, TableSpec
@@ -28,6 +26,14 @@ pytest_plugins = ["encoder_fixtures"]
 
 WORDS = ["red dress", None, "", "  ", "blue shirt", "red dress", " red dress", "Red Dress", "été"]
 DISTINCT = ["red dress", "blue shirt", " red dress", "Red Dress", "été"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of an encoder that is ready."""
+    folder = tmp_path_factory.mktemp("encoder")
+    busy_encoder().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -63,15 +69,12 @@ def test_each_distinct_text_has_one_vector_under_its_exact_spelling(
     assert vectors[0] @ vectors[1] < 0.99
 
 
-def test_vectors_are_those_of_the_queries_that_evaluation_reads(
-    shop: Shop, trained: Path, towers: Towers, tmp_path: Path
-) -> None:
+def test_vectors_are_those_of_the_queries_that_evaluation_reads(trained: Path, tmp_path: Path) -> None:
     rows = [{"item_id": "1", "query_text": text} for text in DISTINCT]
     searches = str(write_table(tmp_path / "searches.parquet", rows))
     encoder, _ = load_encoder(str(trained))
-    run = Featurizer(towers=towers, fingerprint=pretrained_fingerprint(), cache=None, device=CPU)
-    features: FeatureTable = run.table(iter_queries(open_table(searches, SEARCHES)))
-    expected, empty = encode(encoder, features, device=CPU)
+    table = encoder.preparer(None, CPU).table(iter_queries(open_table(searches, SEARCHES)))
+    expected, empty = encode(encoder, table, device=CPU)
     assert not empty.any()
     found = exported(tmp_path / "set", trained, (searches,))
     np.testing.assert_array_equal(found.matrix(), expected.astype(np.float16))
@@ -91,8 +94,8 @@ def test_the_untrained_encoder_puts_queries_into_the_space_of_its_catalogue(
     shop: Shop, log: str, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"cache": shop.cache, "device": "cpu"}
-    export(ExportConfig(encoder=UNTRAINED, items=shop.items, out=str(tmp_path / "items"), **options))
-    found = exported(tmp_path / "set", UNTRAINED, (log,), items=shop.items, **options)
+    export(ExportConfig(encoder=COMPACT, items=shop.items, out=str(tmp_path / "items"), **options))
+    found = exported(tmp_path / "set", COMPACT, (log,), items=shop.items, **options)
     catalogue = EmbeddingSet.open(tmp_path / "items")
     assert found.metadata["encoder_fingerprint"] == catalogue.metadata["encoder_fingerprint"]
     assert found.metadata["catalogue_fingerprint"] == catalogue.metadata["catalogue_fingerprint"]
