@@ -7,7 +7,7 @@ vector of its `query_item_id`, which is left out of its own ranking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from encoders.compact import CompactEncoder
-from encoders.encoding import encode
-from encoders.export import shortened
-from encoders.features import FeatureTable, Featurizer
-from encoders.loading import featurizer_for, load_encoder
+from encoders.encoder import Encoder, Preparer
+from encoders.encoding import encode, shortened
+from encoders.loading import cache_folder, load_encoder
+from encoders.look import Look
 from encoders.precision import pick_device
-from encoders.products import BrokenImages, iter_items, iter_queries
-from encoders.queries import Queries, distinct_queries, image_key, without_text
+from encoders.products import BrokenImages, Product, iter_items, iter_queries
+from encoders.queries import Queries, distinct_queries, image_digest, unknown_items, without_text
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.errors import UserError
 from moonrec.metrics import ranking_metrics
@@ -62,7 +61,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure image-search recall and write a run folder; returns what `metrics.json` holds.
 
     Raises:
-        UserError: neither encoder nor embeddings, tables that do not fit, or no query that can be asked.
+        UserError: neither encoder nor embeddings, tables that do not fit, searches most of which name items
+            that the catalogue lacks, or no query that can be asked.
     """
     if config.encoder is None and config.embeddings is None:
         raise UserError("name what is evaluated: --encoder RUN, --embeddings EMB, or both")
@@ -74,16 +74,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     embeddings = EmbeddingSet.open(config.embeddings) if config.embeddings else None
     if embeddings is not None:
         inputs["embeddings"] = embeddings.fingerprint
+    # An item of the catalogue may have no vector: it is then missed, and the catalogue is the right one.
+    known = [items.read(["item_id"]).column("item_id")] if items else []
+    unknown = unknown_items(searches, *known, *([embeddings.ids] if embeddings is not None else []))
     encoder = None
     if config.encoder is not None:
-        encoder, ready = load_encoder(config.encoder)
+        encoder, ready = load_encoder(config.encoder, items)
         device = pick_device(config.device)
-        featurizer = featurizer_for(encoder, config.cache, device)
+        cache = cache_folder(config.cache)
+        preparer, look = encoder.preparer(cache, device), Look(encoder, device, cache)
         if not ready:
             if items is None:
                 raise UserError("an untrained encoder is fitted to a catalogue first: name it with --items")
-            encoder.calibrate(featurizer.table(progress(iter_items(items), "catalogue features")))
-            featurizer.broken = BrokenImages()
+            products = look(items, iter_items(items))
+            encoder.calibrate(preparer.table(progress(products, "catalogue features")))
+            preparer.broken = BrokenImages()
         inputs["encoder"] = encoder.fingerprint()
         encoder = encoder.to(device)
     with open_run(Path(config.out), "evaluate", asdict(config), inputs, seed=0) as run:
@@ -93,11 +98,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             catalogue = _catalogue_of(embeddings)
             queries, vectors_QE = _item_queries(searches, embeddings)
         else:
-            catalogue = _catalogue_of(embeddings) if embeddings else _encoded(items, encoder, featurizer)
+            catalogue = _catalogue_of(embeddings) if embeddings else _encoded(items, encoder, preparer, look)
             if embeddings is not None:
                 _check_same_encoder(embeddings, encoder)
-            queries, vectors_QE = _photo_queries(searches, catalogue, encoder, featurizer)
-            broken = featurizer.broken.to_dict()
+            queries, vectors_QE = _photo_queries(searches, catalogue, encoder, preparer, look)
+            broken = preparer.broken.to_dict()
         ranks = ranks_of_positives(
             vectors_QE, catalogue.blocks, (queries.query_P, queries.item_P), queries.own_item_Q
         )
@@ -107,6 +112,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "catalogue": catalogue.rows,
             "positives": int(queries.positives_Q.sum()),
             "positives_in_catalogue": len(queries.item_P),
+            "unknown_items": asdict(unknown) | {"examples": list(unknown.examples)},
             "broken_images": broken,
         }
         run.save_metrics(metrics)
@@ -118,18 +124,19 @@ def _catalogue_of(embeddings: EmbeddingSet) -> _Catalogue:
     return _Catalogue(embeddings.ids, embeddings, len(embeddings))
 
 
-def _encoded(items: Table | None, encoder: CompactEncoder, featurizer: Featurizer) -> _Catalogue:
+def _encoded(items: Table | None, encoder: Encoder, preparer: Preparer, look: Look) -> _Catalogue:
     assert items is not None
     ids: list[str] = []
     blocks: list[np.ndarray] = []
-    for keys, shard in progress(featurizer.shards(iter_items(items)), "catalogue"):
-        vectors, empty = encode(encoder, FeatureTable([shard]), device=next(encoder.parameters()).device)
+    device = next(encoder.parameters()).device
+    for keys, shard in progress(preparer.shards(look(items, iter_items(items))), "catalogue"):
+        vectors, empty = encode(encoder, shard, device=device)
         ids += [key for key, nothing in zip(keys, empty, strict=True) if not nothing]
         blocks.append(vectors[~empty].astype(np.float16))
     return _Catalogue(pa.chunked_array([pa.array(ids, pa.string())]), lambda: iter(blocks), len(ids))
 
 
-def _check_same_encoder(embeddings: EmbeddingSet, encoder: CompactEncoder) -> None:
+def _check_same_encoder(embeddings: EmbeddingSet, encoder: Encoder) -> None:
     if embeddings.metadata.get("encoder_fingerprint") != encoder.fingerprint():
         raise UserError(
             f"{embeddings.path}: was not made by this encoder (fingerprints differ), so its vectors cannot "
@@ -138,22 +145,29 @@ def _check_same_encoder(embeddings: EmbeddingSet, encoder: CompactEncoder) -> No
 
 
 def _photo_queries(
-    searches: Table, catalogue: _Catalogue, encoder: CompactEncoder, featurizer: Featurizer
+    searches: Table, catalogue: _Catalogue, encoder: Encoder, preparer: Preparer, look: Look
 ) -> tuple[Queries, np.ndarray]:
     """Each row's photo alone through the encoder."""
     if "query_image" not in searches.column_names:
         raise UserError(f"{searches.path}: image search needs the column `query_image`, which is not there")
-    keys: list[bytes | None] = []
-    shards = []
-    for products in progress(iter_queries(searches), "query photos"):
-        photos = [without_text(product) for product in products]
-        table = featurizer.table([photos])
-        keys += [image_key(p, bool(ok)) for p, ok in zip(photos, table.has_image(), strict=True)]
-        shards.append(table)
-    features = sum(shards[1:], shards[0])
-    queries = distinct_queries(searches, catalogue.ids, keys)
     device = next(encoder.parameters()).device
-    vectors_QE, _ = encode(encoder, features, device=device, rows=queries.first_row_Q)
+    digests: list[bytes] = []
+    usable: list[np.ndarray] = []
+    vectors: list[np.ndarray] = []
+
+    def photos() -> Iterator[list[Product]]:
+        for products in iter_queries(searches):
+            alone = [without_text(product) for product in products]
+            digests.extend(image_digest(product) for product in alone)
+            yield alone
+
+    for _, shard in progress(preparer.shards(look(searches, photos())), "query photos"):
+        usable.append(shard.has_image())
+        vectors.append(encode(encoder, shard, device=device)[0])
+    shown = np.concatenate(usable)
+    keys = [digest if ok else None for digest, ok in zip(digests, shown.tolist(), strict=True)]
+    queries = distinct_queries(searches, catalogue.ids, keys)
+    vectors_QE = np.concatenate(vectors)[queries.first_row_Q]
     if isinstance(catalogue.blocks, EmbeddingSet):
         vectors_QE = shortened(vectors_QE, catalogue.blocks.dimension)
     return queries, vectors_QE
@@ -187,7 +201,15 @@ def _write_report(run: Run, metrics: dict[str, Any], config: dict[str, Any]) -> 
     missing = metrics["positives"] - metrics["positives_in_catalogue"]
     if missing:
         report.warning(
-            f"{missing:,} of {metrics['positives']:,} positives are not in the catalogue and count as missed."
+            f"{missing:,} of {metrics['positives']:,} positives have no vector that could be found and "
+            "count as missed."
+        )
+    unknown = metrics["unknown_items"]
+    if unknown["count"]:
+        named = ", ".join(map(repr, unknown["examples"]))
+        report.warning(
+            f"{unknown['count']:,} of {unknown['rows']:,} searches name items that the catalogue lacks, "
+            f"such as {named}."
         )
     report.text(f"Pictures that could not be used: {metrics['broken_images']['count']}.")
     if metrics["broken_images"]["examples"]:

@@ -1,8 +1,8 @@
-"""The report of a post-training run: did it help, when did it stop, what was left out."""
+"""The report of contrastive training: did it help, when did it stop, what was left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moonrec.report import Report, line_figure
@@ -10,44 +10,118 @@ from moonrec.runs import Run
 
 
 def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write `report.html` into the run's folder."""
-    report = Report("moonrec posttrain", f"best epoch {metrics['best_epoch']} of {metrics['epochs']}")
-    start, best = metrics["validation"]["start"], metrics["validation"]["best"]
+    """Write `report.html` of a post-training into the run's folder."""
+    rounds = metrics["rounds"]
+    summary = ", ".join(f"{r['name']}: best epoch {r['best_epoch']} of {r['epochs']}" for r in rounds)
+    report = Report("moonrec posttrain", summary)
     report.heading("Held-out pairs")
-    report.table([{"metric": name, "before": start[name], "after": best[name]} for name in start])
-    if metrics["best_epoch"] == 0 and start:
-        report.warning("No epoch beat the starting encoder on the held-out pairs: it was kept as it was.")
-    pairs = metrics["pairs"]
-    if not config.get("holdout"):
-        report.warning(
-            "Behaviour was used up to the last row. If a ranking model is tested on a period that it covers, "
-            "its result is optimistic: name the test impressions with --holdout."
-        )
-    elif pairs.get("searches", {}).get("undated"):
-        report.warning(
-            f"{pairs['searches']['undated']:,} searches have no timestamp and were all learnt from, whatever "
-            "the holdout says: see that they are older than the test."
-        )
-    trained = [line for line in run.history if line["loss"] is not None]
+    report.table(_before_and_after(rounds))
+    _warn_of_leaks(report, rounds, config)
+    for one in rounds:
+        report_round(report, one, run.history)
+    report_end(report, metrics, config)
+    report.save(run.path / "report.html")
+
+
+def report_round(report: Report, one: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
+    """One round: its curves, its pairs, what was cleaned away, and which experts saw what."""
+    report.heading(one["name"].capitalize())
+    if one["best_epoch"] == 0 and one["validation"]["start"]:
+        report.warning("No epoch beat the start of this round on the held-out pairs: it changed nothing.")
+    lines = [line for line in history if line["round"] == one["name"]]
+    trained = [line for line in lines if line["loss"] is not None]
     if trained:
-        epochs = [line["epoch"] for line in trained]
-        loss = {"loss": (epochs, [line["loss"] for line in trained])}
-        report.figure(line_figure(loss, "epoch", "loss"), "Training loss: InfoNCE and the distance moved")
-        every = [line["epoch"] for line in run.history]
-        curves = {name: (every, [line[name] for line in run.history]) for name in start}
-        for kind, caption in (
-            ("recall", "Recall of held-out pairs"),
-            ("log_rank", "Mean log rank (less is better)"),
-        ):
-            shown = {name: curve for name, curve in curves.items() if kind in name}
-            if shown:
-                report.figure(line_figure(shown, "epoch", kind.replace("_", " ")), caption)
+        loss = {"loss": ([line["epoch"] for line in trained], [line["loss"] for line in trained])}
+        report.figure(line_figure(loss, "epoch", "loss"), "Training loss")
+    every = [line["epoch"] for line in lines]
+    curves = {
+        name: (every, [line[name] for line in lines])
+        for name in one["validation"]["start"]
+        if "/" not in name
+    }
+    for kind, caption in (
+        ("recall", "Recall of held-out pairs"),
+        ("log_rank", "Mean log rank (less is better)"),
+    ):
+        shown = {name: curve for name, curve in curves.items() if kind in name}
+        if shown:
+            report.figure(line_figure(shown, "epoch", kind.replace("_", " ")), caption)
+    report.table([{"pairs": name, **counts} for name, counts in one["pairs"].items()])
+    for name, modalities in one.get("modalities", {}).items():
+        if modalities["missing"]:
+            missing = ", ".join(modalities["missing"])
+            report.text(f"{name}: no pair has queries shown as {missing}; their share went to the others.")
+    steps = [
+        {"pairs": name, "step": step, **counts}
+        for name, cleaning in one.get("cleaning", {}).items()
+        for step, counts in cleaning.items()
+    ]
+    if steps:
+        columns = list(dict.fromkeys(column for step in steps for column in step))
+        report.table([{c: step.get(c, "") for c in columns} for step in steps], "Cleaning")
+    for name, types in one.get("purchases", {}).items():
+        if not types:
+            report.text(
+                f"{name}: the log tells of no purchase, or of too few to pair, so every row counts as one."
+            )
+    batch = one.get("batch")
+    if batch and batch["largest"] < batch["asked"]:
+        report.text(
+            f"No batch has the {batch['asked']:,} pairs that were asked for: the largest has "
+            f"{batch['largest']:,}, since no more can be shown alike."
+        )
+    queue = one.get("queue")
+    if queue and queue["held"] < queue["asked"]:
+        report.text(
+            f"The queue holds {queue['held']:,} items instead of {queue['asked']:,}: no more products than "
+            "that can come into it."
+        )
+    if one["experts"]:
+        rows = [
+            {"aspect": aspect, **{f"expert {x}": share for x, share in enumerate(shares)}}
+            for aspect, shares in one["experts"].items()
+        ]
+        report.table(rows, "Share of each aspect's tokens that an expert saw (0: category, 1: attributes)")
+
+
+def report_end(report: Report, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """What could not be used, and the options."""
     report.heading("Data")
-    report.table([{"pairs": name, **counts} for name, counts in pairs.items()])
     broken = metrics["broken_images"]
     report.text(f"Pictures that could not be used: {broken['count']}.")
     if broken["examples"]:
         report.table(broken["examples"], "The first of them; what else the product or query has was used")
     report.heading("Configuration")
     report.table([{"option": name, "value": str(value)} for name, value in config.items()])
-    report.save(run.path / "report.html")
+
+
+def _before_and_after(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    start = rounds[0]["validation"]["start"]
+    return [
+        {
+            "metric": name,
+            "before": start[name],
+            **{f"after {r['name']}": r["validation"]["best"][name] for r in rounds},
+        }
+        for name in start
+    ]
+
+
+def _warn_of_leaks(report: Report, rounds: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
+    searches = rounds[0]["pairs"].get("searches", {})
+    if not config.get("holdout"):
+        report.warning(
+            "Behaviour was used up to the last row. If a ranking model is tested on a period that it covers, "
+            "its result is optimistic: name the test impressions with --holdout."
+        )
+    elif searches.get("undated"):
+        report.warning(
+            f"{searches['undated']:,} searches have no timestamp and were all learnt from, whatever "
+            "the holdout says: see that they are older than the test."
+        )
+    for name, counts in rounds[0]["pairs"].items():
+        if counts["unknown"]:
+            named = ", ".join(repr(example) for example in counts["examples"])
+            report.warning(
+                f"{counts['unknown']:,} {name} name items that the catalogue lacks, such as {named}."
+            )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from encoders.pairs import UNKNOWN_LIMIT, Unknown
 from encoders.products import Product
 from moonrec.errors import UserError
 from moonrec.ids import codes_of, rows_of
@@ -71,10 +72,25 @@ def distinct_queries(
     return Queries(rows[asked], own[rows][asked], number[query_P[found]], item_P[found], positives[asked])
 
 
-def image_key(product: Product, usable: bool) -> bytes | None:
-    """Equal for equal query pictures; None when there is no usable picture."""
-    if product.image is None or not usable:
-        return None
+def unknown_items(searches: Table, *known: pa.Array | pa.ChunkedArray) -> Unknown:
+    """Rows of `searches` that name items which none of the catalogues with the ids `known` has.
+
+    Raises:
+        UserError: they are more than half: it is the wrong catalogue.
+    """
+    ids = searches.read(["item_id"]).column("item_id")
+    unknown = Unknown.among(ids, np.max([rows_of(ids, some) for some in known], axis=0))
+    if unknown.count > UNKNOWN_LIMIT * unknown.rows:
+        named = ", ".join(repr(name) for name in unknown.examples)
+        raise UserError(
+            f"{searches.path}: {unknown.count:,} of {unknown.rows:,} searches name items that the catalogue "
+            f"lacks, such as {named}; give the catalogue that was searched as --items"
+        )
+    return unknown
+
+
+def image_digest(product: Product) -> bytes:
+    """Equal for equal query pictures, wherever their core region is."""
     return Product("", product.image, ()).digest()
 
 

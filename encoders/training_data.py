@@ -1,101 +1,113 @@
-"""Everything that post-training reads: features of catalogue and queries, pairs, and who is who's SKU."""
+"""Everything that training reads: catalogue and queries in one table, pairs, and who is who's SKU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from encoders.compact import CompactEncoder
-from encoders.features import FeatureTable
-from encoders.loading import featurizer_for
-from encoders.pairs import PairSource, pairs_from_events, pairs_from_searches, product_codes
+from encoders.cleaning import query_codes
+from encoders.encoder import Encoder, ProductTable
+from encoders.hard_negatives import text_codes
+from encoders.look import Look
+from encoders.pairs import PairSource, product_codes
 from encoders.products import BrokenImages, iter_items, iter_queries
-from encoders.raw_batches import RawTable
+from moonrec.errors import UserError
 from moonrec.progress import progress
 from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, SEARCHES, Table, check_same_clock, open_table
 
-if TYPE_CHECKING:
-    from encoders.posttrain import PosttrainConfig
+_SPECS = {
+    "items": ITEMS,
+    "searches": SEARCHES,
+    "events": EVENTS,
+    "holdout": IMPRESSIONS,
+    "impressions": IMPRESSIONS,
+}
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """Everything the loop reads; feature rows are the catalogue's, then the queries'."""
+def open_tables(**paths: str | None) -> dict[str, Table]:
+    """The tables that are named; items, searches, events, holdout, impressions.
 
-    features: FeatureTable
-    raw: RawTable | None
-    sources: list[PairSource]
-    product_of_item: np.ndarray
-    broken: BrokenImages
-
-    def calibration_rows(self) -> np.ndarray:
-        """The catalogue and the queries that became pairs: what a holdout removed is not looked at."""
-        items = len(self.product_of_item)
-        anchors = [part.anchor for source in self.sources for part in (source.training, source.validation)]
-        return np.union1d(np.arange(items), np.concatenate(anchors))
-
-
-def open_tables(config: PosttrainConfig) -> dict[str, Table]:
-    """The tables that the options name."""
-    tables = {"items": open_table(config.items, ITEMS)}
-    if config.searches is not None:
-        tables["searches"] = open_table(config.searches, SEARCHES)
-    if config.events is not None:
-        tables["events"] = open_table(config.events, EVENTS)
-    if config.holdout is not None:
-        tables["holdout"] = open_table(config.holdout, IMPRESSIONS)
+    Raises:
+        UserError: a table that is not as it must be, or times that are not on one clock.
+    """
+    tables = {name: open_table(path, _SPECS[name]) for name, path in paths.items() if path is not None}
     check_same_clock([table for table in tables.values() if "timestamp" in table.column_names])
     return tables
 
 
-def load_training_data(
-    config: PosttrainConfig,
-    tables: dict[str, Table],
-    encoder: CompactEncoder,
+@dataclass(frozen=True)
+class Products:
+    """The catalogue and, behind it, the queries.
+
+    Attributes:
+        table: both, as the encoder reads them; M catalogue rows come first.
+        item_ids: of the catalogue.
+        product_M: one number per catalogue row, equal for the SKUs of one product.
+        text_M: one number per catalogue row, equal for identical titles (-1: no title).
+        query_R: one number per row of the table, equal for what asks for the same: equal queries, and SKUs.
+        broken: pictures that could not be used.
+    """
+
+    table: ProductTable
+    item_ids: list[str]
+    product_M: np.ndarray
+    text_M: np.ndarray
+    query_R: np.ndarray
+    broken: BrokenImages
+
+    def name(self, row: int) -> str:
+        """What to call a row of the table in a message."""
+        items = len(self.item_ids)
+        return f"item {self.item_ids[row]!r}" if row < items else f"search row {row - items}"
+
+    def usable(self) -> np.ndarray:
+        """Which rows of the table show anything at all."""
+        return self.table.has_image() | self.table.has_text()
+
+
+def load_products(
+    items: Table,
+    searches: Table | None,
+    encoder: Encoder,
+    *,
+    look: Look,
     device: torch.device,
-    pixels: Path,
-) -> TrainingData:
-    """Featurize catalogue and queries, and pair them up.
+    cache: Path | None,
+    folder: Path,
+) -> Products:
+    """Prepare the catalogue and the queries for an encoder.
 
     Args:
-        config: the options.
-        tables: of `open_tables`.
-        encoder: whose towers make the features.
-        device: where they run.
-        pixels: file for decoded pictures, written only when the towers are to be trained.
+        items: the catalogue.
+        searches: a table of queries, if there is one.
+        encoder: whose tables are made.
+        look: finds the core regions.
+        device: where features are computed.
+        cache: folder of the feature cache, or None.
+        folder: for what is too large for memory while training runs.
 
     Raises:
-        UserError: a table without anything to learn from.
+        UserError: the catalogue is empty, or shows nothing at all.
     """
-    items, searches, holdout = tables["items"], tables.get("searches"), tables.get("holdout")
-    featurizer = featurizer_for(encoder, config.cache, device)
-    features = featurizer.table(progress(iter_items(items), "catalogue features"))
-    item_ids = items.read(["item_id"]).column("item_id").to_pylist()
-    sources = []
+    preparer = encoder.training_preparer(cache, device, folder)
+    sources = [progress(look(items, iter_items(items)), "catalogue")]
     if searches is not None:
-        queries = featurizer.table(progress(iter_queries(searches), "query features"))
-        usable = queries.has_image() | (queries.text_lengths() > 0)
-        features = features + queries
-        sources.append(pairs_from_searches(searches, item_ids, usable, config.seed, holdout))
-    if (events := tables.get("events")) is not None:
-        sources.append(
-            pairs_from_events(
-                events,
-                item_ids,
-                event_types=config.event_types,
-                holdout=holdout,
-                window=config.window,
-                max_gap_days=config.max_gap_days,
-            )
-        )
-    raw = None
-    if config.train_towers:
-        products = iter_items(items)
-        everything = [products] if searches is None else [products, iter_queries(searches)]
-        batches = (batch for table in everything for batch in table)
-        raw = RawTable.build(batches, len(features), pixels, BrokenImages())
-    return TrainingData(features, raw, sources, product_codes(items, item_ids), featurizer.broken)
+        sources.append(progress(look(searches, iter_queries(searches)), "queries"))
+    table = preparer.table(*sources)
+    item_ids = items.read(["item_id"]).column("item_id").to_pylist()
+    product_M = product_codes(items, item_ids)
+    asked = query_codes(() if searches is None else iter_queries(searches), product_M)
+    products = Products(table, item_ids, product_M, text_codes(items), asked, preparer.broken)
+    if not products.usable()[: len(item_ids)].any():
+        raise UserError(f"{items.path}: no product shows anything: no usable picture and no text")
+    return products
+
+
+def calibration_rows(sources: Iterable[PairSource], items: int) -> np.ndarray:
+    """The catalogue and the queries that became pairs: what a holdout removed is not looked at."""
+    anchors = [part.anchor for source in sources for part in (source.training, source.validation)]
+    return np.union1d(np.arange(items), np.concatenate(anchors)) if anchors else np.arange(items)

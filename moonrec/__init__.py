@@ -21,6 +21,8 @@ _PUBLIC = {
     "EmbeddingSetWriter": "moonrec.embedding_set",
     "import_embeddings": "moonrec.embedding_import",
     "UserError": "moonrec.errors",
+    "PretrainConfig": "encoders.pretrain",
+    "pretrain": "encoders.pretrain",
     "PosttrainConfig": "encoders.posttrain",
     "posttrain": "encoders.posttrain",
     "ExportConfig": "encoders.export",

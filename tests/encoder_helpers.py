@@ -59,6 +59,7 @@ class Shop:
             "pairs_per_epoch": 512,
             "batch_size": 64,
             "device": "cpu",
+            "regions": False,
         }
         return PosttrainConfig(items=self.items, out=str(out), cache=self.cache, **(defaults | options))
 
@@ -125,7 +126,7 @@ def random_features(rows: int = 24, seed: int = 0) -> FeatureTable:
 def busy_encoder(seed: int = 0, dim: int = 32) -> CompactEncoder:
     """A small encoder all of whose weights are random, so that every part of it takes effect."""
     torch.manual_seed(seed)
-    encoder = CompactEncoder(CompactConfig(dim=dim, width=32))
+    encoder = CompactEncoder(CompactConfig(dims=(dim,), width=32, regions=False))
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.normal_(std=0.3)

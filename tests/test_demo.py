@@ -29,10 +29,11 @@ def test_the_demo_runs_the_whole_chain_and_says_that_it_is_simulated(demo: Path)
     models = [row["model"] for row in results["ctr"]]
     assert models == ["top-3 cosine, no learning", "ids only", "ids + concat", "ids + simtier", "ids + cube"]
     assert all(0 <= row["auc"] <= 1 for row in results["ctr"])
-    assert [row["encoder"] for row in results["image_search"]] == ["untrained towers", "post-trained"]
+    stages = [row["encoder"] for row in results["image_search"]]
+    assert stages == ["untrained", "after stage 1", "post-trained"]
     page = (demo / "report.html").read_text()
     assert "simulated" in page
-    for part in ("encoder", "evaluation", "ctr_none", "ctr_cube"):
+    for part in ("pretrained", "encoder", "evaluation", "ctr_none", "ctr_cube"):
         assert (demo / part / "provenance.json").exists()
         assert (demo / part / "report.html").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from encoders.encoding import encode
 from encoders.evaluate import EvaluateConfig, evaluate
 from encoders.export import ExportConfig, export
 from encoders.features import Featurizer
-from encoders.loading import UNTRAINED, load_encoder
+from encoders.loading import COMPACT, load_encoder
 from encoders.products import Aspect, Product, iter_queries
-from encoders.queries import distinct_queries, image_key, without_text
+from encoders.queries import distinct_queries, image_digest, without_text
 from encoders.towers import Towers, pretrained_fingerprint
 from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
 from moonrec.errors import UserError
@@ -97,17 +98,15 @@ def test_the_untrained_encoder_is_evaluated_against_its_own_export(
     dim: int | None, shop: Shop, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "set")
-    export(
-        ExportConfig(encoder=UNTRAINED, items=shop.items, out=out, dim=dim, cache=shop.cache, device="cpu")
-    )
-    metrics = evaluated(shop, tmp_path / "run", encoder=UNTRAINED, items=shop.items, embeddings=out)
+    export(ExportConfig(encoder=COMPACT, items=shop.items, out=out, dim=dim, cache=shop.cache, device="cpu"))
+    metrics = evaluated(shop, tmp_path / "run", encoder=COMPACT, items=shop.items, embeddings=out)
     assert metrics["catalogue"] == 60
     assert metrics["retrieval"][TASK]["hit@10"] > 10 / 60
 
 
 def test_an_embedding_set_of_another_encoder_is_refused(shop: Shop, embeddings: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not made by this encoder"):
-        evaluated(shop, tmp_path / "run", encoder=UNTRAINED, items=shop.items, embeddings=str(embeddings))
+        evaluated(shop, tmp_path / "run", encoder=COMPACT, items=shop.items, embeddings=str(embeddings))
     assert not (tmp_path / "run").exists()
 
 
@@ -132,7 +131,37 @@ def test_embeddings_alone_rank_by_the_vector_of_the_query_item_and_leave_it_out(
     assert values["mrr"] == pytest.approx((1 / 2 + 1) / 2)
     assert (values["hit@1"], values["hit@5"]) == (0.5, 1.0)
     assert values["recall@5"] == pytest.approx((1 / 2 + 1) / 2)
-    assert "count as missed" in (tmp_path / "run" / "report.html").read_text()
+    assert metrics["unknown_items"] == {"count": 1, "rows": 6, "examples": ["gone"]}
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "count as missed" in report
+    assert "1 of 6 searches name items that the catalogue lacks, such as 'gone'" in html.unescape(report)
+
+
+@pytest.mark.parametrize("catalogue", ["items", "embeddings"])
+def test_searches_of_another_catalogue_are_refused(
+    catalogue: str, shop: Shop, trained: Path, embeddings: Path, tmp_path: Path
+) -> None:
+    taken = ["x1", "x2", shop.item_ids()[0]]
+    searches = write_searches(tmp_path, [{"query_image": picture(1), "item_id": item} for item in taken])
+    path = {"items": shop.items, "embeddings": str(embeddings)}[catalogue]
+    arguments = {"searches": str(searches.path), "encoder": str(trained), catalogue: path}
+    with pytest.raises(UserError, match=r"2 of 3 searches name items .* such as 'x1', 'x2'"):
+        evaluated(shop, tmp_path / "run", **arguments)
+
+
+def test_items_of_the_catalogue_without_a_vector_are_missed_rather_than_unknown(
+    shop: Shop, tmp_path: Path
+) -> None:
+    embeddings = write_vectors(tmp_path / "set", {"a": [1, 0], "b": [1, 0.1]})
+    items = write_table(tmp_path / "items.parquet", [{"item_id": name, "title": name} for name in "abcd"])
+    taken = ["b", "c", "d"]
+    rows = [{"query_item_id": "a", "query_text": "", "item_id": item} for item in taken]
+    arguments = {"searches": str(write_searches(tmp_path, rows).path), "embeddings": str(embeddings)}
+    with pytest.raises(UserError, match="--items"):
+        evaluated(shop, tmp_path / "run", **arguments)
+    metrics = evaluated(shop, tmp_path / "run", items=str(items), **arguments)
+    assert metrics["unknown_items"]["count"] == 0
+    assert (metrics["positives"], metrics["positives_in_catalogue"]) == (3, 1)
 
 
 def test_equal_photos_are_one_query_with_all_that_was_taken(
@@ -166,7 +195,7 @@ def test_a_broken_picture_of_the_catalogue_counts_once(shop: Shop, tmp_path: Pat
     ]
     items = str(write_table(tmp_path / "items.parquet", rows))
     searches = str(write_searches(tmp_path, [{"query_image": picture(1), "item_id": "a"}]).path)
-    metrics = evaluated(shop, tmp_path / "run", encoder=UNTRAINED, items=items, searches=searches)
+    metrics = evaluated(shop, tmp_path / "run", encoder=COMPACT, items=items, searches=searches)
     assert metrics["broken_images"]["count"] == 1
     assert metrics["retrieval"][TASK]["hit@1"] == 1.0
 
@@ -192,18 +221,18 @@ def test_queries_point_to_their_first_row_their_own_item_and_their_positives(tmp
 
 def test_photos_are_one_query_if_their_bytes_are_equal() -> None:
     one = Product("row 0", picture(1), ((Aspect.TITLE, "words"),))
-    assert image_key(one, True) == image_key(without_text(Product("row 9", picture(1), ())), True)
-    assert image_key(one, True) != image_key(Product("row 0", picture(2), ()), True)
-    assert image_key(one, False) is None
-    assert image_key(Product("row 0", None, ()), True) is None
+    boxed = Product("row 9", picture(1), (), region=(0.0, 0.0, 0.5, 0.5))
+    assert image_digest(one) == image_digest(without_text(Product("row 9", picture(1), ())))
+    assert image_digest(one) == image_digest(boxed)
+    assert image_digest(one) != image_digest(Product("row 0", picture(2), ()))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "--encoder RUN, --embeddings EMB, or both"),
-        ({"encoder": UNTRAINED}, "--items TABLE or --embeddings EMB"),
-        ({"encoder": UNTRAINED, "embeddings": True}, "--items"),
+        ({"encoder": COMPACT}, "--items TABLE or --embeddings EMB"),
+        ({"encoder": COMPACT, "embeddings": True}, "--items"),
         ({"embeddings": True}, "query_item_id"),
         ({"encoder": True, "embeddings": True}, "query_image"),
     ],

@@ -21,6 +21,7 @@ from encoder_helpers import Shop, write_table
 
 from encoders.compact import CompactEncoder
 from encoders.export import ExportConfig, export
+from encoders.loading import load_encoder
 from encoders.posttrain import PosttrainConfig, posttrain
 from encoders.towers import Towers
 from moonrec.embedding_set import EmbeddingSet
@@ -35,6 +36,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def load(run: Path | str) -> CompactEncoder:
+    encoder, ready = load_encoder(str(run))
+    assert ready
+    assert isinstance(encoder, CompactEncoder)
+    return encoder
+
+
 def history(run: Path) -> list[dict[str, Any]]:
     path = run / "history.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -44,14 +52,18 @@ def test_a_run_folder_holds_what_the_contract_says(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == CONTRACT
     assert {path.name for path in (trained / "model").iterdir()} == {"config.json", "model.safetensors"}
     metrics = read_json(trained / "metrics.json")
-    encoder = CompactEncoder.from_pretrained(trained)
+    encoder = load(trained)
     assert metrics["encoder_fingerprint"] == encoder.fingerprint()
-    assert [line["epoch"] for line in history(trained)] == [0, 1, 2]
-    assert metrics["epochs"] == 2
-    assert metrics["validation"]["start"].items() <= history(trained)[0].items()
-    assert metrics["validation"]["best"].items() <= history(trained)[metrics["best_epoch"]].items()
+    assert [line["epoch"] for line in history(trained)] == [0, 1, 2, 0, 1, 2]
+    assert [line["round"] for line in history(trained)] == ["round 1"] * 3 + ["round 2"] * 3
+    for number, one in enumerate(metrics["rounds"]):
+        lines = history(trained)[3 * number :]
+        assert one["validation"]["start"].items() <= lines[0].items()
+        assert one["validation"]["best"].items() <= lines[one["best_epoch"]].items()
+        assert set(one["pairs"]) == {"searches", "events"}
+    assert metrics["validation"]["start"] == metrics["rounds"][0]["validation"]["start"]
+    assert metrics["validation"]["best"] == metrics["rounds"][1]["validation"]["best"]
     assert metrics["broken_images"] == {"count": 0, "examples": []}
-    assert set(metrics["pairs"]) == {"searches", "events"}
     provenance = read_json(trained / "provenance.json")
     assert provenance["command"] == "posttrain"
     assert {"items", "searches", "events", "from"} <= set(provenance["inputs"])
@@ -61,7 +73,7 @@ def test_a_run_folder_holds_what_the_contract_says(trained: Path) -> None:
 
 
 def test_frozen_towers_are_not_saved_and_stay_the_packaged_ones(trained: Path) -> None:
-    encoder = CompactEncoder.from_pretrained(trained)
+    encoder = load(trained)
     assert encoder.towers is None
     assert not encoder.config.trained_towers
     assert not [name for name in encoder.state_dict() if "tower" in name]
@@ -75,12 +87,12 @@ def test_training_changes_the_encoder_and_the_seed_decides_it(
     expected = read_json(trained / "metrics.json")
     assert again["encoder_fingerprint"] == expected["encoder_fingerprint"]
     assert history(tmp_path / "again") == history(trained)
-    assert len(history(tmp_path / "untouched")) == 1
+    assert len(history(tmp_path / "untouched")) == 2
     # Whether an epoch beats the start on this little data is chance; the loss shows that it learns.
     losses = [line["loss"] for line in history(trained)[1:]]
     assert losses[1] < losses[0]
     changed = untouched["encoder_fingerprint"] != expected["encoder_fingerprint"]
-    assert changed == (expected["best_epoch"] > 0)
+    assert changed == any(one["best_epoch"] > 0 for one in expected["rounds"])
 
 
 _POSTTRAIN = """
@@ -88,16 +100,17 @@ import json, sys, torch
 torch.set_num_threads(1)
 from encoders.posttrain import PosttrainConfig, posttrain
 options = json.loads(sys.argv[1])
-options["mix"], options["event_types"] = tuple(options["mix"]), tuple(options["event_types"])
+options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
 posttrain(PosttrainConfig(**options))
 """
 
 
-def kill_after_the_first_epoch(config: PosttrainConfig) -> None:
-    """Start `config` in a process of its own and end it, with SIGKILL, once its first epoch is saved."""
+def kill_after_lines(config: PosttrainConfig, lines: int) -> None:
+    """Start `config` in a process of its own and end it, with SIGKILL, once its history has `lines` lines and
+    the checkpoint that goes with them is written."""
     child = subprocess.Popen([sys.executable, "-c", _POSTTRAIN, json.dumps(vars(config))])
     partial, deadline = Path(config.out + ".partial"), time.monotonic() + 120
-    while len(history(partial)) < 2 and child.poll() is None and time.monotonic() < deadline:
+    while len(history(partial)) < lines and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     state = partial / "checkpoint" / "state.pt"
     while state.stat().st_mtime < (partial / "history.jsonl").stat().st_mtime and child.poll() is None:
@@ -105,18 +118,21 @@ def kill_after_the_first_epoch(config: PosttrainConfig) -> None:
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert not Path(config.out).exists()
-    assert len(history(partial)) == 2
+    assert len(history(partial)) == lines
 
 
-def test_a_killed_run_goes_on_to_the_same_encoder_and_history(
-    shop: Shop, trained: Path, tmp_path: Path
+@pytest.mark.parametrize("lines", [2, 5])
+def test_a_run_killed_in_either_round_goes_on_to_the_same_encoder_and_history(
+    lines: int, shop: Shop, trained: Path, tmp_path: Path
 ) -> None:
     config, partial = shop.training(tmp_path / "run"), tmp_path / "run.partial"
-    kill_after_the_first_epoch(config)
+    kill_after_lines(config, lines)
 
-    metrics = posttrain(config)
+    metrics, expected = posttrain(config), read_json(trained / "metrics.json")
     assert read_json(tmp_path / "run" / "provenance.json")["resumed"] is True
-    assert metrics["encoder_fingerprint"] == read_json(trained / "metrics.json")["encoder_fingerprint"]
+    assert metrics["encoder_fingerprint"] == expected["encoder_fingerprint"]
+    for found, wanted in zip(metrics["rounds"], expected["rounds"], strict=True):
+        assert found["experts"] == wanted["experts"]
     assert history(tmp_path / "run") == history(trained)
     assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT
     assert not partial.exists()
@@ -124,10 +140,10 @@ def test_a_killed_run_goes_on_to_the_same_encoder_and_history(
 
 def test_post_training_can_start_from_a_run(shop: Shop, trained: Path, tmp_path: Path) -> None:
     posttrain(shop.training(tmp_path / "next", from_=str(trained), epochs=0))
-    encoder = CompactEncoder.from_pretrained(tmp_path / "next")
-    assert encoder.fingerprint() == CompactEncoder.from_pretrained(trained).fingerprint()
-    with pytest.raises(UserError, match="--dim 128"):
-        posttrain(shop.training(tmp_path / "other", from_=str(trained), dim=64))
+    encoder = load(tmp_path / "next")
+    assert encoder.fingerprint() == load(trained).fingerprint()
+    with pytest.raises(UserError, match=r"--dims: .* was built with"):
+        posttrain(shop.training(tmp_path / "other", from_=str(trained), dims=(64,)))
 
 
 def tiny(shop: Shop, folder: Path) -> PosttrainConfig:
@@ -142,7 +158,8 @@ def tiny(shop: Shop, folder: Path) -> PosttrainConfig:
     write_table(folder / "events.parquet", rows)
     return PosttrainConfig(
         items=str(folder / "items.parquet"), events=str(folder / "events.parquet"),
-        out=str(folder / "run"), train_towers=True, epochs=1, pairs_per_epoch=8, batch_size=8,
+        out=str(folder / "run"), train_towers=True, epochs=1, regions=False,
+        rounds=("1",), pairs_per_epoch=8, batch_size=8,
         learning_rate=1e-3, device="cpu", cache=str(folder / "cache"),
     )  # fmt: skip
 
@@ -150,9 +167,9 @@ def tiny(shop: Shop, folder: Path) -> PosttrainConfig:
 def test_trained_towers_change_are_saved_and_export(shop: Shop, towers: Towers, tmp_path: Path) -> None:
     config = tiny(shop, tmp_path)
     metrics = posttrain(config)
-    assert metrics["best_epoch"] == 1
+    assert metrics["rounds"][0]["best_epoch"] == 1
     assert {path.name for path in (tmp_path / "run").iterdir()} == CONTRACT
-    encoder = CompactEncoder.from_pretrained(config.out)
+    encoder = load(config.out)
     assert encoder.fingerprint() == metrics["encoder_fingerprint"]
     assert encoder.towers is not None
     start, end = towers.state_dict(), encoder.towers.state_dict()
@@ -173,7 +190,7 @@ def test_a_killed_run_that_trains_towers_goes_on_to_the_same_encoder(shop: Shop,
     config = replace(tiny(shop, tmp_path), epochs=4)
     expected = posttrain(config)["encoder_fingerprint"]
     again = replace(config, out=str(tmp_path / "again"))
-    kill_after_the_first_epoch(again)
+    kill_after_lines(again, 2)
     assert posttrain(again)["encoder_fingerprint"] == expected
     assert read_json(tmp_path / "again" / "provenance.json")["resumed"] is True
 
@@ -184,7 +201,7 @@ def test_held_out_impressions_take_pairs_away(shop: Shop, tmp_path: Path) -> Non
     for split in (None, "test", "train"):
         holdout = None if split is None else shop.holdout.replace("_test", f"_{split}")
         metrics = posttrain(shop.training(tmp_path / str(split), holdout=holdout, epochs=0))
-        pairs[split] = {name: counts["training"] for name, counts in metrics["pairs"].items()}
+        pairs[split] = {name: counts["training"] for name, counts in metrics["rounds"][0]["pairs"].items()}
     assert pairs["test"]["events"] == pairs[None]["events"]  # the shop's training events end before the test
     assert 0 < pairs["train"]["events"] < pairs["test"]["events"] / 2
     assert 0 < pairs["train"]["searches"] < pairs["test"]["searches"]
@@ -206,7 +223,7 @@ def test_a_holdout_that_leaves_nothing_is_refused(shop: Shop, tmp_path: Path) ->
 def test_one_source_alone_is_enough_and_none_is_refused(shop: Shop, tmp_path: Path) -> None:
     for name, options in (("events", {"searches": None}), ("searches", {"events": None})):
         metrics = posttrain(shop.training(tmp_path / name, epochs=0, **options))
-        assert set(metrics["pairs"]) == {name}
+        assert set(metrics["rounds"][0]["pairs"]) == {name}
     with pytest.raises(UserError, match="--searches, --events, or both"):
         posttrain(shop.training(tmp_path / "none", searches=None, events=None))
 
@@ -218,6 +235,14 @@ def test_one_source_alone_is_enough_and_none_is_refused(shop: Shop, tmp_path: Pa
         ({"from_": "/nowhere/at/all"}, "no such folder"),
         ({"mix": (0.0, 1.0), "events": None}, "--mix"),
         ({"items": "/nowhere.parquet"}, "nowhere"),
+        ({"rounds": ("2", "1")}, "--rounds"),
+        ({"cleaning": ("dust",)}, "--cleaning"),
+        ({"modality_mix": "1:2"}, "--modality-mix"),
+        ({"purchase_types": ("stolen",)}, "--purchase-types"),
+        ({"dims": (64, 128)}, "--dims"),
+        ({"experts": 2}, "experts"),
+        ({"lora_rank": 4}, "--lora-rank"),
+        ({"fsdp": True}, "--fsdp"),
     ],
 )
 def test_mistakes_are_told_and_leave_no_run(
@@ -247,7 +272,7 @@ def test_searches_without_a_timestamp_are_counted_beside_a_holdout(shop: Shop, t
         holdout=shop.holdout,
     )
     metrics = posttrain(config)
-    assert metrics["pairs"]["searches"]["undated"] == len(searches)
+    assert metrics["rounds"][0]["pairs"]["searches"]["undated"] == len(searches)
     assert "no timestamp" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -1,4 +1,4 @@
-"""Post-training by two processes."""
+"""Post-training by two processes: the result of one, replicated or sharded."""
 
 from __future__ import annotations
 
@@ -7,23 +7,60 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from encoder_helpers import Shop
 
-from encoders.compact import CompactEncoder
+from encoders.loading import load_encoder
+from encoders.posttrain import posttrain
 
 pytest_plugins = ["encoder_fixtures"]
 
+OPTIONS: dict[str, Any] = {
+    "rounds": ("2",), "precision": "fp32", "epochs": 2, "pairs_per_epoch": 256, "batch_size": 10, "queue": 16,
+    "keep": 0.0, "patience": 3, "cleaning": ("sku",),
+}  # fmt: skip
 
-@pytest.mark.slow
-def test_two_processes_post_train_one_encoder(shop: Shop, tmp_path: Path) -> None:
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def by_two_processes(shop: Shop, out: Path, *more: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "moonrec.cli"]
     command += ["posttrain", "--items", shop.items, "--searches", shop.searches, "--events", shop.events]
-    command += ["--holdout", shop.holdout, "--epochs", "1", "--pairs-per-epoch", "256", "--batch-size", "32"]
-    command += ["--device", "cpu", "--cache", shop.cache, "--out", str(tmp_path / "run")]
+    command += ["--device", "cpu", "--no-regions", "--cache", shop.cache, "--out", str(out), *more]
+    for name, value in OPTIONS.items():
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        command += [f"--{name.replace('_', '-')}", text]
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    encoder = CompactEncoder.from_pretrained(tmp_path / "run")
+    metrics = json.loads((out / "metrics.json").read_text())
+    encoder, _ = load_encoder(str(out))
     assert encoder.fingerprint() == metrics["encoder_fingerprint"]
-    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    return history(out)
+
+
+@pytest.fixture(scope="module")
+def alone(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The history of one process with the batch of both."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    posttrain(shop.training(out, **OPTIONS | {"batch_size": 20}))
+    return history(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [(), ("--chunk-size", "8"), ("--fsdp",)], ids=["replicated", "chunked", "sharded"]
+)
+def test_two_processes_train_like_one_with_both_batches(
+    more: tuple[str, ...], shop: Shop, alone: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    together = by_two_processes(shop, tmp_path / "run", *more)
+    assert len(together) == len(alone) == 3
+    assert alone[1]["loss"] != alone[2]["loss"]
+    for found, expected in zip(together, alone, strict=True):
+        assert found.keys() == expected.keys()
+        if expected["loss"] is not None:
+            assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
+        assert found["events_log_rank"] == pytest.approx(expected["events_log_rank"], abs=0.02)

@@ -15,8 +15,14 @@ NOTHING = np.zeros(0, np.int64)
 
 
 def source(name: str, anchors: list[int], positives: list[int]) -> PairSource:
-    held_out = Pairs(np.array(anchors), np.array(positives), np.full(len(anchors), -1), np.array(anchors))
-    return PairSource(name, Pairs(NOTHING, NOTHING, NOTHING, NOTHING), held_out)
+    held_out = Pairs(
+        np.array(anchors),
+        np.array(positives),
+        np.full(len(anchors), -1),
+        np.array(anchors),
+        np.full(len(anchors), -1),
+    )
+    return PairSource(name, Pairs(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING), held_out)
 
 
 def test_ranks_are_those_of_brute_force_and_an_anchor_is_not_its_own_rival() -> None:

@@ -43,6 +43,19 @@ class CommaSeparated(click.ParamType):
         return tuple(parts)
 
 
+class Sizes(CommaSeparated):
+    """`256,128,64` on the command line: whole numbers of at least 1."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: _Param, ctx: _Context) -> tuple[Any, ...]:
+        """Whole numbers, in the order given."""
+        parts = super().convert(value, param, ctx)
+        if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 65_536 for part in parts):
+            self.fail(f"{value!r} is not of the form 256,128,64: whole numbers of at least 1", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
 class FiniteFloat(click.FloatRange):
     """A number of at least 0 (above 0 with `min_open`) that is neither infinite nor NaN."""
 

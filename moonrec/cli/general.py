@@ -24,9 +24,10 @@ def doctor() -> dict[str, Any]:
 @click.option("-o", "--out", default="demo", show_default=True, type=click.Path(path_type=Path))
 @click.option("--items", default=2000, show_default=True, type=click.IntRange(30), help="Simulated items.")
 @click.option("--users", default=4000, show_default=True, type=click.IntRange(20), help="Simulated users.")
+@click.option("--backbone", default="compact", show_default=True, type=click.Choice(["compact", "tiny-mllm"]))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-def demo(out: Path, items: int, users: int, seed: int) -> dict[str, Any]:
+def demo(out: Path, items: int, users: int, backbone: str, seed: int) -> dict[str, Any]:
     """The whole chain on simulated data, from pictures to AUC, with a table and a report."""
     from moonrec.cli.demo import run_demo
 
-    return run_demo(out, items=items, users=users, seed=seed)
+    return run_demo(out, items=items, users=users, seed=seed, backbone=backbone)
