@@ -255,13 +255,13 @@ def test_a_lock_whose_file_is_deleted_under_it_keeps_others_out(tmp_path: Path) 
     script = """
         import os, sys
         from moonrec.errors import UserError
-        from moonrec.runs import _locked
+        from moonrec.runs import locked
         from pathlib import Path
         out, inside = Path(sys.argv[1]), Path(sys.argv[1] + ".inside")
         entered = 0
         while entered < 400:
             try:
-                with _locked(out):
+                with locked(out):
                     os.mkdir(inside)  # fails when somebody else is inside
                     os.rmdir(inside)
                     entered += 1

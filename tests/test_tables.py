@@ -130,7 +130,7 @@ def test_an_optional_column_missing_from_one_file_is_null_there(tmp_path: Path) 
 def test_batches_respect_the_size_and_shrink_for_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_files, "_BATCH_BYTES", 2**20)
+    monkeypatch.setattr(parquet_files, "BATCH_BYTES", 2**20)
     picture = [{"bytes": np.random.default_rng(i).bytes(2**17), "path": None} for i in range(20)]
     ids = [str(i) for i in range(20)]
     path = tmp_path / "items.parquet"
