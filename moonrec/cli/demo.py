@@ -22,14 +22,14 @@ CONTENTS = ("none", "concat", "simtier", "cube")
 _STAGE_ONE: dict[str, dict[str, Any]] = {
     "compact": {"epochs": 6, "samples_per_epoch": 4096, "patience": 2},
     "tiny-mllm": {
-        "epochs": 6, "samples_per_epoch": 2048, "batch_size": 64, "learning_rate": 2e-3, "experts": 0,
-        "patience": 6,
+        "epochs": 4, "samples_per_epoch": 1024, "batch_size": 64, "learning_rate": 2e-3, "experts": 0,
+        "patience": 4,
     },
 }  # fmt: skip
 _STAGE_TWO: dict[str, dict[str, Any]] = {
     "compact": {"epochs": 8, "pairs_per_epoch": 4096, "patience": 2},
     "tiny-mllm": {
-        "epochs": 6, "pairs_per_epoch": 2048, "batch_size": 64, "learning_rate": 1e-3, "experts": 6,
+        "epochs": 3, "pairs_per_epoch": 1024, "batch_size": 64, "learning_rate": 1e-3, "experts": 6,
         "queue": 1024,
     },
 }  # fmt: skip
