@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from encoders.encoder import Encoder, ProductTable
 from encoders.objective.gathering import gather_sections, world_size
@@ -40,7 +41,16 @@ def encode(
         vectors[part] = encoded.float().cpu().numpy()
         empty[part] = batch.is_empty_B().cpu().numpy()
     encoder.train(training)
+    _reshard(encoder)
     return vectors, empty
+
+
+def _reshard(encoder: Encoder) -> None:
+    """Let a sharded encoder show its shards again: after a forward without a backward it shows whole weights,
+    and an optimizer made of those would be left with freed memory."""
+    for module in encoder.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def encode_together(
