@@ -27,6 +27,7 @@ from torch import Tensor
 from encoders.feature_shards import Shard
 from encoders.precision import autocast, has_fast_bf16
 from encoders.products import EVERYTHING, TEXT_ONLY, Aspect, BrokenImages, Product, View
+from encoders.raw_products import regroup
 from encoders.towers import (
     GRID,
     IMAGE_CHANNELS,
@@ -180,7 +181,7 @@ class Featurizer:
         """Pictures are decoded ahead, in parallel, while the towers run."""
         with ThreadPoolExecutor(self._threads) as pool:
             waiting: deque[tuple[list[Product], Path | None, Shard | list[Future[np.ndarray]]]] = deque()
-            for products in _regroup(batches, SHARD_ROWS):
+            for products in regroup(batches, SHARD_ROWS):
                 place = self._place_of(products)
                 known = None if place is None else Shard.open(place)
                 decoded = [] if known else [pool.submit(decode_pixels, p, self._regions) for p in products]
@@ -309,14 +310,3 @@ def decode_pixels(product: Product, region: bool = False) -> np.ndarray:
         x0, y0, x1, y1 = (min(share * side, side) for share, side in zip(box, sides, strict=True))
         views.append(picture.resize(size, box=(x0, y0, x1, y1)))
     return np.stack([np.asarray(view) for view in views])
-
-
-def _regroup(batches: Iterable[list[Product]], size: int) -> Iterator[list[Product]]:
-    group: list[Product] = []
-    for batch in batches:
-        group += batch
-        while len(group) >= size:
-            yield group[:size]
-            group = group[size:]
-    if group:
-        yield group
