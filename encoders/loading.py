@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,6 +56,12 @@ class StartOptions:
     gradient_checkpointing: bool = False
     seed: int = 0
     stage: Stage = "use"
+
+    @classmethod
+    def of(cls, config: object, stage: Stage) -> StartOptions:
+        """The options among the fields of a command's configuration, for a stage."""
+        names = {field.name for field in fields(cls)} & set(vars(config))
+        return cls(**{name: getattr(config, name) for name in names}, stage=stage)
 
 
 def load_encoder(name_or_path: str, items: Table | None = None) -> tuple[Encoder, bool]:

@@ -75,19 +75,7 @@ class PosttrainConfig:
 
     def start_options(self) -> StartOptions:
         """How an encoder that starts here is built."""
-        return StartOptions(
-            dims=self.dims,
-            experts=self.experts,
-            experts_per_token=self.experts_per_token,
-            regions=self.regions,
-            train_towers=self.train_towers,
-            lora_rank=self.lora_rank,
-            dtype=self.dtype,
-            attention=self.attention,
-            gradient_checkpointing=self.gradient_checkpointing,
-            seed=self.seed,
-            stage="posttrain",
-        )
+        return StartOptions.of(self, "posttrain")
 
 
 def posttrain(config: PosttrainConfig) -> dict[str, Any]:
