@@ -17,6 +17,7 @@ import torch
 from encoders import export as module
 from encoders.export import ExportConfig, export
 from encoders.export_parts import Part, PartStore
+from moonrec.process_group import leave_process_group
 
 
 class DyingStore(PartStore):
@@ -40,6 +41,7 @@ def main(part_rows: str, options: str, kill_after: str = "") -> None:
     results = export(ExportConfig(**json.loads(Path(options).read_text())))
     if results:
         print(json.dumps(results))
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from encoders.objective.gathering import average_gradients, sum_over_processes, 
 from encoders.objective.gradient_cache import contrastive_step
 from encoders.objective.negative_queue import NegativeQueue
 from encoders.objective.objective import Objective
+from moonrec.process_group import leave_process_group
 
 PAIRS, HARD, QUEUE = 8, 5, 9
 
@@ -103,7 +104,7 @@ def main(out: str) -> None:
     results = {name: train_step(case, *shares(case, dist.get_rank())) for name, case in CASES.items()}
     if dist.get_rank() == 0:
         torch.save(results, out)
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from encoders.dual import DualEncoder, DualOptions
 from encoders.encoder import Encoder
 from encoders.launch import PlacedEncoder, make_accelerator
 from encoders.training_state import put_weights, weights_of
+from moonrec.process_group import leave_process_group
 
 PRODUCTS = [product(1, region=True), product(2, image=False), product(3)]
 WORDS = ("red", "cup", "cotton", "steel")
@@ -82,9 +83,7 @@ def shard_as_one_of_two(folder: Path) -> None:
     cases = [(name, precision) for name in CASES for precision in ("fp32", "bf16")]
     found = {case: facts_of(CASES[case[0]], case[1]) for case in cases}
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
-    # Nobody leaves while another still computes.
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

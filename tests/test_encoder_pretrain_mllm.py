@@ -30,6 +30,7 @@ from encoders.product_qa.report import add_next_token_sections
 from encoders.products import BrokenImages, iter_items
 from encoders.raw_products import RawProducts
 from moonrec.errors import UserError
+from moonrec.process_group import leave_process_group
 from moonrec.report import Report
 from moonrec.runs import Run, open_run, partial_folder
 from moonrec.tables import ITEMS, Table, open_table
@@ -288,7 +289,7 @@ def train_as_one_of_two(folder: Path) -> None:
             "weights": encoder.state_dict(),
         }
         torch.save(found, folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from moonrec.atomic import storage_errors
 from moonrec.errors import UserError
+from moonrec.process_group import leave_process_group
 
 # The others wait while the first process of a node prepares the data. A rank that dies is noticed by its
 # closed connections, and by torchrun, not by this.
@@ -117,8 +118,11 @@ def launched_ranks() -> Iterator[Ranks]:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield ProcessGroup(device)
-    finally:
+    except BaseException:
+        # The others may be anywhere: nobody waits for them.
         dist.destroy_process_group()
+        raise
+    leave_process_group()
 
 
 @contextmanager

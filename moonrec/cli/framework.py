@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import click
 
 from moonrec.errors import UserError
+from moonrec.process_group import leave_process_group
 
 _Param = click.Parameter | None
 _Context = click.Context | None
@@ -161,6 +162,7 @@ def command(group: click.Group, name: str) -> Callable[[Callable[..., Mapping[st
                 raise
             if int(os.environ.get("RANK", "0")) == 0:
                 click.echo(json.dumps(results, indent=2, default=str) if json_ else _readable(results))
+            leave_process_group()
             if results.get("ok") is False:
                 raise SystemExit(2)
 
