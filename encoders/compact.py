@@ -32,6 +32,7 @@ from encoders.encoder import (
 )
 from encoders.features import FeatureBatch, Featurizer
 from encoders.fusion import FusionTransformer, aspect_of_tokens, masked_mean
+from encoders.guided_moe import experts_fit
 from encoders.products import Aspect
 from encoders.raw_batches import RawBatch, RawPixels, run_towers
 from encoders.towers import IMAGE_CHANNELS, TEXT_CHANNELS, Towers, pretrained_fingerprint
@@ -49,6 +50,7 @@ class CompactConfig:
         dims: Matryoshka sizes, largest first; the first is the width of the vectors.
         width, layers, heads, ratio: of the fusion transformer.
         experts: experts per feed-forward part, 0 for dense ones; `experts_per_token` of them see a token.
+        guided: whether two of the experts are the category's and the attributes'; else all are routed to.
         regions: whether the core region's crop enters beside the whole picture.
         trained_towers: whether the checkpoint holds its own towers.
     """
@@ -60,6 +62,7 @@ class CompactConfig:
     ratio: int = 2
     experts: int = 6
     experts_per_token: int = 2
+    guided: bool = True
     regions: bool = True
     trained_towers: bool = False
     backbone: str = "compact"
@@ -92,6 +95,7 @@ class CompactEncoder(Encoder):
             ratio=config.ratio,
             experts=config.experts,
             experts_per_token=config.experts_per_token,
+            guided=config.guided,
         )
         self.out = nn.Linear(config.width, config.dim)
         for layer in (self.image_in, self.text_in, self.out):
@@ -157,10 +161,12 @@ class CompactEncoder(Encoder):
             {"params": started, "lr": learning_rate * _STARTED_RATE},
         ]
 
-    def upcycle(self, experts: int, experts_per_token: int) -> None:
-        """Turn dense feed-forward parts into guided experts that compute the same."""
-        self.fusion.upcycle(experts, experts_per_token)
-        self.config = replace(self.config, experts=experts, experts_per_token=experts_per_token)
+    def upcycle(self, experts: int, experts_per_token: int, *, guided: bool = True) -> None:
+        """Turn dense feed-forward parts into experts that compute the same."""
+        self.fusion.upcycle(experts, experts_per_token, guided=guided)
+        self.config = replace(
+            self.config, experts=experts, experts_per_token=experts_per_token, guided=guided
+        )
 
     @property
     def trains_towers(self) -> bool:
@@ -249,8 +255,8 @@ def _checked_config(folder: Path) -> CompactConfig:
     experts, per_token = config.experts, config.experts_per_token
     if not (type(experts) is int and type(per_token) is int):
         raise UserError(f"{path}: experts and experts_per_token must be whole numbers")
-    if experts and not (3 <= experts <= 1024 and 1 <= per_token <= experts - 2):
+    if not all(type(one) is bool for one in (config.trained_towers, config.regions, config.guided)):
+        raise UserError(f"{path}: trained_towers, regions and guided must be true or false")
+    if experts and not (experts <= 1024 and experts_fit(experts, per_token, guided=config.guided)):
         raise UserError(f"{path}: {experts} experts with {per_token} per token do not go together")
-    if type(config.trained_towers) is not bool or type(config.regions) is not bool:
-        raise UserError(f"{path}: trained_towers and regions must be true or false")
     return config

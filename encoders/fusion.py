@@ -86,7 +86,15 @@ class FusionTransformer(nn.Module):
     """
 
     def __init__(
-        self, *, width: int, layers: int, heads: int, ratio: int, experts: int = 0, experts_per_token: int = 2
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        ratio: int,
+        experts: int = 0,
+        experts_per_token: int = 2,
+        guided: bool = True,
     ) -> None:
         super().__init__()
         self._width = width
@@ -95,14 +103,18 @@ class FusionTransformer(nn.Module):
             for _ in range(layers)
         )
         if experts:
-            self.upcycle(experts, experts_per_token)
+            self.upcycle(experts, experts_per_token, guided=guided)
 
-    def upcycle(self, experts: int, experts_per_token: int) -> None:
+    def upcycle(self, experts: int, experts_per_token: int, *, guided: bool = True) -> None:
         """Turn every dense feed-forward part into a mixture of experts that computes the same."""
         for block in self.blocks:
             dense = block.get_submodule("feed_forward")
             block.feed_forward = GuidedMoE.upcycle(
-                dense, width=self._width, experts=experts, experts_per_token=experts_per_token
+                dense,
+                width=self._width,
+                experts=experts,
+                experts_per_token=experts_per_token,
+                guided=guided,
             )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor, aspect_BT: Tensor) -> Tensor:

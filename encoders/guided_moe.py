@@ -7,14 +7,16 @@ of their own. Every other token is routed to the best of the remaining experts. 
 the number per token and the start open. Ours: each expert starts as a copy of the dense part, so that the
 first output is that of the dense model; a routed token takes the k best experts, with a softmax over these k
 as gates (they sum to 1, as the copies need); the router has no bias and starts small; a forced expert has
-gate 1.
+gate 1. Unguided, no token is told anything and all X experts are routed to, as in MOON2.0
+(https://arxiv.org/abs/2511.12449).
 
-Shapes: B products, T tokens, D width, N = B·T tokens, X experts, R = X - 2 routed experts, K experts of a
-token, A aspects.
+Shapes: B products, T tokens, D width, N = B·T tokens, X experts, R routed experts (X - 2 guided, X unguided),
+K experts of a token, A aspects.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,17 +45,26 @@ class RouterStatistics:
         probability_X: the router's probabilities summed over the routed tokens, (R,), with gradient.
         tokens: number of routed tokens, a float32 scalar; `count_X` sums to k times as much.
         aspect_counts_AX: tokens of each aspect sent to each of all experts, (A, X) int64.
+        gate_BR: per product the mean over its routed tokens of their gates on each routed expert, (B, R), at
+            least float32, with gradient. Rows sum to 1; the row of a product without routed tokens is 0.
     """
 
     count_X: Tensor
     probability_X: Tensor
     tokens: Tensor
     aspect_counts_AX: Tensor
+    gate_BR: Tensor
+
+
+def experts_fit(experts: int, experts_per_token: int, *, guided: bool) -> bool:
+    """Whether enough of X experts are routed to that a token can have so many of them."""
+    return 1 <= experts_per_token <= _routed(experts, guided)
 
 
 class GuidedMoE(nn.Module):
     """A mixture of experts in the place of a feed-forward part; make one with `upcycle`.
 
+    `forced` is how many experts are not routed to: the first two, or none in an unguided mixture.
     `statistics` are those of the last forward pass, None before the first. With one expert per token the gate
     is 1; the router then gets the gradient of the logarithm of its probability (ours), since the gradient of
     a constant would teach it nothing but balance.
@@ -62,8 +73,11 @@ class GuidedMoE(nn.Module):
     and `statistics` would have no gradient.
     """
 
-    def __init__(self, *, experts: GroupedExperts, router_RD: Tensor, experts_per_token: int) -> None:
+    def __init__(
+        self, *, experts: GroupedExperts, router_RD: Tensor, experts_per_token: int, guided: bool = True
+    ) -> None:
         super().__init__()
+        self.forced = FORCED_EXPERTS if guided else 0
         self.experts = experts
         # A bare parameter: its product runs in float32 whatever the model's precision is.
         self.router = nn.Parameter(router_RD)
@@ -71,7 +85,9 @@ class GuidedMoE(nn.Module):
         self.statistics: RouterStatistics | None = None
 
     @classmethod
-    def upcycle(cls, dense: nn.Module, *, width: int, experts: int, experts_per_token: int = 2) -> GuidedMoE:
+    def upcycle(
+        cls, dense: nn.Module, *, width: int, experts: int, experts_per_token: int = 2, guided: bool = True
+    ) -> GuidedMoE:
         """`experts` copies of `dense`: the category's, the attributes' and `experts - 2` routed ones.
 
         The router's start is drawn from torch's CPU generator, equal on every device.
@@ -79,19 +95,18 @@ class GuidedMoE(nn.Module):
         Args:
             dense: a feed-forward part that `encoders.grouped_experts.copy_experts` knows.
             width: D, what `dense` takes and gives.
-            experts: X, at least 3.
-            experts_per_token: k, how many experts a routed token takes; at most `experts - 2`.
+            experts: X; guided ones are at least 3.
+            experts_per_token: k, how many experts a routed token takes; at most R.
+            guided: false routes every token, to any of the experts.
 
         Raises:
             TypeError: `dense` is of an unknown form.
             ValueError: the numbers do not fit each other.
         """
-        routed = experts - FORCED_EXPERTS
-        if routed < 1:
-            raise ValueError(f"{experts} experts: the category, the attributes and the rest need at least 3")
-        if not 1 <= experts_per_token <= routed:
+        routed = _routed(experts, guided)
+        if not experts_fit(experts, experts_per_token, guided=guided):
             raise ValueError(
-                f"{experts_per_token} experts per token, but {routed} of {experts} are routed to"
+                f"{experts_per_token} experts per token, but {routed} of {experts} experts are routed to"
             )
         weight = next(dense.parameters())
         router_RD = torch.randn(routed, width) * (_ROUTER_SCALE / width) ** 0.5
@@ -99,6 +114,7 @@ class GuidedMoE(nn.Module):
             experts=copy_experts(dense, experts),
             router_RD=router_RD.to(weight),
             experts_per_token=experts_per_token,
+            guided=guided,
         )
 
     def forward(self, x_BTD: Tensor, aspect_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
@@ -112,18 +128,32 @@ class GuidedMoE(nn.Module):
         x_ND = x_BTD.flatten(0, -2)
         aspect_N = aspect_BT.flatten()
         seen_N = torch.ones_like(aspect_N, dtype=torch.bool) if mask_BT is None else mask_BT.flatten()
-        forced_N = (aspect_N == Aspect.CATEGORY) | (aspect_N == Aspect.ATTRIBUTES)
-        routed_N = seen_N & ~forced_N
+        routed_N = seen_N
+        if self.forced:
+            routed_N = seen_N & (aspect_N != Aspect.CATEGORY) & (aspect_N != Aspect.ATTRIBUTES)
         logit_NR = self._logits(x_ND)
         gate_NK, expert_NK = self._choose(logit_NR, aspect_N, seen_N, routed_N)
         aspect_counts_AX = self._count(aspect_N, expert_NK)
-        statistics = _statistics(logit_NR, routed_N, aspect_counts_AX)
+        gate_BR = self._gates_of_products(gate_NK, expert_NK, routed_N, len(x_BTD))
+        statistics = self._statistics(logit_NR, routed_N, aspect_counts_AX, gate_BR)
         # Activation checkpointing repeats this pass inside the backward pass. What that leaves would keep its
         # graph, and with it the memory that is to be saved, until the next step.
         if torch._C._current_graph_task_id() == -1:
             self.statistics = statistics
         y_ND = self.experts(_in_product_precision(x_ND), expert_NK, gate_NK, aspect_counts_AX.sum(0))
         return y_ND.view(x_BTD.shape)
+
+    def statistics_of_nothing(self, products: int) -> RouterStatistics:
+        """What a forward pass of so many products leaves, none of which has a token here."""
+        routed, precision = len(self.router), torch.promote_types(self.router.dtype, torch.float32)
+        zeros = functools.partial(torch.zeros, device=self.router.device)
+        return RouterStatistics(
+            count_X=zeros(routed),
+            probability_X=zeros(routed, dtype=precision),
+            tokens=zeros(()),
+            aspect_counts_AX=zeros(len(Aspect), self.forced + routed, dtype=torch.int64),
+            gate_BR=zeros(products, routed, dtype=precision),
+        )
 
     def _logits(self, x_ND: Tensor) -> Tensor:
         precision = torch.promote_types(x_ND.dtype, torch.float32)
@@ -134,7 +164,7 @@ class GuidedMoE(nn.Module):
         self, logit_NR: Tensor, aspect_N: Tensor, seen_N: Tensor, routed_N: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gates and experts of every token, (N, K); the expert X (gate 0) stands for none."""
-        none = len(self.router) + FORCED_EXPERTS
+        none = len(self.router) + self.forced
         best_NK, choice_NK = logit_NR.topk(self.experts_per_token, dim=1)
         if self.experts_per_token == 1:
             log_NK = best_NK - logit_NR.logsumexp(1, keepdim=True)
@@ -147,18 +177,42 @@ class GuidedMoE(nn.Module):
         expert_NK = torch.where(takes_forced_NK, forced_N[:, None], none)
         return (
             torch.where(routed_N[:, None], gate_NK, takes_forced_NK.to(gate_NK.dtype)),
-            torch.where(routed_N[:, None], choice_NK + FORCED_EXPERTS, expert_NK),
+            torch.where(routed_N[:, None], choice_NK + self.forced, expert_NK),
         )
 
     def _count(self, aspect_N: Tensor, expert_NK: Tensor) -> Tensor:
         """How many tokens of each aspect go to each expert, (A, X). A scattered addition, not `bincount`,
         for which the GPU would have to be waited for; exact, since it adds whole numbers."""
-        experts = len(self.router) + FORCED_EXPERTS
+        experts = len(self.router) + self.forced
         cell_NK = expert_NK * len(Aspect) + aspect_N[:, None]
         cell_NK = torch.where(expert_NK < experts, cell_NK, experts * len(Aspect))
         count = cell_NK.new_zeros(experts * len(Aspect) + 1)
         count.scatter_add_(0, cell_NK.flatten(), torch.ones_like(cell_NK).flatten())
         return count[:-1].view(experts, len(Aspect)).T
+
+    def _gates_of_products(
+        self, gate_NK: Tensor, expert_NK: Tensor, routed_N: Tensor, products: int
+    ) -> Tensor:
+        """The mean gates of each product's routed tokens, (B, R)."""
+        routed, tokens = len(self.router), len(routed_N) // max(products, 1)
+        # The forced experts' columns and the last one, of no expert, are cut off again. Nothing is added up
+        # in the scattering: the experts of a token differ, and those of "no expert" all have gate 0.
+        gate_NX = gate_NK.new_zeros(len(gate_NK), self.forced + routed + 1).scatter(1, expert_NK, gate_NK)
+        gate_BR = gate_NX[:, self.forced : -1].reshape(products, tokens, routed).sum(1)
+        return gate_BR / routed_N.view(products, tokens).sum(1, keepdim=True).clamp_min(1)
+
+    def _statistics(
+        self, logit_NR: Tensor, routed_N: Tensor, aspect_counts_AX: Tensor, gate_BR: Tensor
+    ) -> RouterStatistics:
+        with torch.autocast(logit_NR.device.type, enabled=False):
+            probability_R = routed_N.to(logit_NR.dtype) @ logit_NR.softmax(1)
+        return RouterStatistics(
+            count_X=aspect_counts_AX[:, self.forced :].sum(0).float(),
+            probability_X=probability_R,
+            tokens=routed_N.sum().float(),
+            aspect_counts_AX=aspect_counts_AX,
+            gate_BR=gate_BR,
+        )
 
     def __getstate__(self) -> dict[str, object]:
         """Copies go without the statistics: a tensor inside a graph cannot be copied."""
@@ -191,15 +245,8 @@ def balance_loss(
     return torch.stack(losses).mean()
 
 
-def _statistics(logit_NR: Tensor, routed_N: Tensor, aspect_counts_AX: Tensor) -> RouterStatistics:
-    with torch.autocast(logit_NR.device.type, enabled=False):
-        probability_X = routed_N.to(logit_NR.dtype) @ logit_NR.softmax(1)
-    return RouterStatistics(
-        count_X=aspect_counts_AX[:, FORCED_EXPERTS:].sum(0).float(),
-        probability_X=probability_X,
-        tokens=routed_N.sum().float(),
-        aspect_counts_AX=aspect_counts_AX,
-    )
+def _routed(experts: int, guided: bool) -> int:
+    return experts - FORCED_EXPERTS if guided else experts
 
 
 def _in_product_precision(x_ND: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from encoders.compact import CompactConfig, CompactEncoder
 from encoders.encoder import Encoder, read_config
 from encoders.features import default_cache
+from encoders.guided_moe import experts_fit
 from encoders.products import iter_items
 from moonrec.errors import UserError
 from moonrec.tables import Table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 COMPACT, TINY_MLLM = "compact", "tiny-mllm"
 Stage = Literal["use", "pretrain", "posttrain"]
+_CHOICES = ("dims", "experts", "experts_per_token", "guided", "regions")
 _CHECKPOINT_OPTIONS = ("lora_rank", "dtype", "attention", "gradient_checkpointing")
 
 
@@ -34,6 +36,7 @@ class StartOptions:
             New compact encoders have 6. An MLLM is given its 6 where post-training starts, for answering
             questions says nothing of aspects: one that is new there, or a dense one without adapters.
         experts_per_token: routed experts that see a token.
+        guided: whether two of the experts are the category's and the attributes'; false routes every token.
         regions: whether the core region's crop enters beside the whole picture.
         train_towers: whether the compact backbone's towers are trained.
         lora_rank: of low-rank adapters in an MLLM's language layers; 0 trains the layers themselves.
@@ -48,6 +51,7 @@ class StartOptions:
     dims: tuple[int, ...] | None = None
     experts: int | None = None
     experts_per_token: int | None = None
+    guided: bool | None = None
     regions: bool | None = None
     train_towers: bool = False
     lora_rank: int = 0
@@ -101,14 +105,19 @@ def start_encoder(name: str, options: StartOptions, items: Table | None = None) 
     return _checkpoint(folder, str(values.get("model_type")), options), False
 
 
-def check_experts(experts: int, experts_per_token: int) -> None:
+def check_experts(experts: int, experts_per_token: int, *, guided: bool) -> None:
     """Raise a `UserError` if there cannot be so many experts."""
-    if experts and not (3 <= experts <= 1024 and 1 <= experts_per_token <= experts - 2):
+    if not experts or (experts <= 1024 and experts_fit(experts, experts_per_token, guided=guided)):
+        return
+    if guided:
         raise UserError(
             f"{experts} experts, {experts_per_token} per token: two are for category and attributes, and a "
             "token takes its own among the others; say --experts 0, or 3 to 1024 with at least two more than "
             "--experts-per-token"
         )
+    raise UserError(
+        f"{experts} experts, {experts_per_token} per token: say --experts 0, or --experts-per-token to 1024"
+    )
 
 
 def cache_folder(cache: str | Path | None) -> Path | None:
@@ -118,8 +127,8 @@ def cache_folder(cache: str | Path | None) -> Path | None:
 
 def _untrained_compact(options: StartOptions) -> CompactEncoder:
     _refuse_checkpoint_options(options)
-    config = replace(CompactConfig(), **_chosen(options, "dims", "regions", "experts", "experts_per_token"))
-    check_experts(config.experts, config.experts_per_token)
+    config = replace(CompactConfig(), **_chosen(options, *_CHOICES))
+    check_experts(config.experts, config.experts_per_token, guided=config.guided)
     encoder = CompactEncoder(config).eval()
     return encoder.with_trained_towers() if options.train_towers else encoder
 
@@ -155,17 +164,21 @@ def _adapted(encoder: Encoder, options: StartOptions, name: str) -> Encoder:
     has_adapters = bool(getattr(config, "lora_rank", 0))
     if asked is None and config.backbone == "mllm" and not has_adapters:
         asked = _mllm_experts(options)
-    if asked and not config.experts:
+    # The experts of a dual encoder are made with it.
+    if asked and not config.experts and config.backbone != "dual":
         per_token = CompactConfig.experts_per_token
         per_token = per_token if options.experts_per_token is None else options.experts_per_token
-        check_experts(asked, per_token)
-        encoder.upcycle(asked, per_token)  # type: ignore[operator]
+        guided = config.guided if options.guided is None else options.guided
+        check_experts(asked, per_token, guided=guided)
+        encoder.upcycle(asked, per_token, guided=guided)  # type: ignore[operator]
     if rank and not has_adapters:
         if config.backbone != "mllm":
             raise UserError(f"--lora-rank: {name} is {config.backbone}; adapters are for MLLMs")
         # After the experts, which cannot be copies of layers that have adapters.
         encoder.adapt(rank)  # type: ignore[operator]
-    wishes = {one: getattr(options, one) for one in ("dims", "experts", "experts_per_token", "regions")}
+    # Without experts there is nobody to guide.
+    choices = _CHOICES if encoder.config.experts else [one for one in _CHOICES if one != "guided"]
+    wishes = {one: getattr(options, one) for one in choices}
     for option, wanted in (wishes | {"lora_rank": rank or None}).items():
         if wanted is not None and wanted != (has := getattr(encoder.config, option)):
             flag = option.replace("_", "-")
@@ -192,15 +205,7 @@ def _dual_options(options: StartOptions) -> DualOptions:
 
     if options.lora_rank:
         raise UserError("--lora-rank is for MLLMs; a dual encoder trains its towers themselves")
-    names = (
-        "dims",
-        "regions",
-        "experts",
-        "experts_per_token",
-        "dtype",
-        "attention",
-        "gradient_checkpointing",
-    )
+    names = (*_CHOICES, "dtype", "attention", "gradient_checkpointing")
     shared = DualOptions(dims=CompactConfig.dims)
     return replace(shared, **_chosen(options, *names) | {"dtype": _dtype(options, adapted=False)})
 
@@ -219,7 +224,7 @@ def _mllm_options(options: StartOptions, *, adapted: bool = False) -> MllmOption
     from encoders.mllm.options import MllmOptions
 
     shared = MllmOptions(dims=CompactConfig.dims, experts=_mllm_experts(options))
-    names = ("dims", "regions", "experts", "experts_per_token", *_CHECKPOINT_OPTIONS)
+    names = (*_CHOICES, *_CHECKPOINT_OPTIONS)
     dtype = _dtype(options, adapted=adapted or bool(options.lora_rank))
     return replace(shared, **_chosen(options, *names) | {"dtype": dtype})
 

@@ -26,6 +26,8 @@ from moonrec.tables import Table
 
 TITLE_AND_IMAGE: View = TITLE_ONLY | IMAGE_ONLY
 MODALITIES = ("image", "text", "both")
+# How a query of each modality is shown where one batch holds all of them.
+MODALITY_VIEWS: tuple[View, View, View] = (IMAGE_ONLY, TEXT_ONLY, EVERYTHING)
 # With fewer pairs there is no negative in the batch.
 _FEWEST_PAIRS = 2
 
@@ -95,6 +97,18 @@ class ModalityMix:
     def share(self, modality: str) -> float:
         """The share of one of `MODALITIES`."""
         return {"image": self.image, "text": self.text, "both": self.both}[modality]
+
+    def chances(self) -> tuple[float, float, float]:
+        """Where one batch holds all modalities: the chance of a query to be shown in each one that it has.
+
+        The modality with the largest share is always shown.
+        """
+        largest = max(self.image, self.text, self.both)
+        return self.image / largest, self.text / largest, self.both / largest
+
+
+# Every query in every modality that it has.
+EVEN = ModalityMix(1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""Stage 2: post-training on behaviour, in the two rounds of MOON Embedding (https://arxiv.org/abs/2511.11305).
+"""Stage 2: post-training on behaviour, in the rounds of MOON Embedding (https://arxiv.org/abs/2511.11305) and
+MOON2.0 (https://arxiv.org/abs/2511.12449).
 
 Round 1 pairs queries and items in many modality combinations, with in-batch negatives and InfoNCE. Round 2
 takes purchases only, cleaned with the help of the round-1 model, with hard negatives of the same category,
 the items of other processes and of past batches as negatives (MOON, https://arxiv.org/abs/2508.11999), and
-circle loss.
+circle loss. The joint round is MOON2.0's: queries of all modalities in one batch, weighted by the experts
+that they use, pictures aligned with words, doubtful pairs filtered.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from encoders.launch import check_fsdp, default_chunk, make_accelerator, needs_f
 from encoders.loading import COMPACT, StartOptions, cache_folder, start_encoder
 from encoders.look import Look
 from encoders.posttrain_report import write_report
-from encoders.posttrain_rounds import RoundMaker
+from encoders.posttrain_rounds import RoundMaker, joint_config
 from encoders.training_data import calibration_rows, load_products, open_tables
 from encoders.training_loop import Trainer
 from encoders.training_state import Checkpoint
 from moonrec.errors import UserError
 from moonrec.runs import open_run, partial_folder
 
+ROUNDS = ("1", "joint", "2")
+OBJECTIVE_WEIGHTS = ("learned", "even")
 CLEANING = ("hardest", "sku", "category", "entity")
 
 
@@ -42,17 +46,25 @@ class PosttrainConfig:
     from_: str = COMPACT
     rounds: tuple[str, ...] = ("1", "2")
     mix: tuple[float, float] = (1.0, 1.0)
-    modality_mix: str = "12:3:2"
+    modality_mix: str | None = None
     purchase_types: tuple[str, ...] = ()
     cleaning: tuple[str, ...] = CLEANING
     loss: str = "circle"
     hard_negatives: int = 1
     spatial: bool = True
     queue: int = 4096
+    objective_weights: str = "learned"
+    inter_weight: float = 1.0
+    intra_weight: float = 1.0
+    balance_weight: float = 0.01
+    sparsity_weight: float = 0.01
+    filter: bool = True
+    augmented: bool = True
     keep: float | None = None
     dims: tuple[int, ...] | None = None
     experts: int | None = None
     experts_per_token: int | None = None
+    guided: bool | None = None
     regions: bool | None = None
     train_towers: bool = False
     lora_rank: int = 0
@@ -119,6 +131,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
                 device=accelerator.device,
                 cache=cache,
                 folder=partial,
+                augmented=config.augmented,
             )
         maker = RoundMaker(
             config, tables, products, encoder,
@@ -133,7 +146,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             encoder, products, accelerator, run, checkpoint,
             chunk_size=default_chunk(encoder, config.chunk_size), fsdp=config.fsdp, seed=config.seed,
         )  # fmt: skip
-        makers = {"1": maker.first, "2": maker.second}
+        makers = {"1": maker.first, "joint": maker.joint, "2": maker.second}
         rounds = trainer.train([makers[name] for name in config.rounds])
         accelerator.wait_for_everyone()
         whole = trainer.whole_encoder()
@@ -143,6 +156,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
                 "start": rounds[0]["validation"]["start"],
                 "best": rounds[-1]["validation"]["best"],
             },
+            "augmented": products.variants.counts(),
             "broken_images": products.broken.to_dict(),
         }
         if run is not None and whole is not None:
@@ -160,8 +174,16 @@ def _keep_weight(config: PosttrainConfig, encoder: Encoder) -> float:
 def _check(config: PosttrainConfig) -> None:
     if config.searches is None and config.events is None:
         raise UserError("post-training needs --searches, --events, or both: behaviour is the teacher")
-    if not config.rounds or list(config.rounds) != sorted(set(config.rounds) & {"1", "2"}):
-        raise UserError(f"--rounds {','.join(config.rounds)}: expected 1, 2 or 1,2")
+    order = [name for name in ROUNDS if name in config.rounds]
+    if not config.rounds or list(config.rounds) != order:
+        raise UserError(
+            f"--rounds {','.join(config.rounds)}: expected some of {','.join(ROUNDS)}, in this order"
+        )
+    if config.objective_weights not in OBJECTIVE_WEIGHTS:
+        raise UserError(
+            f"--objective-weights {config.objective_weights}: expected one of {', '.join(OBJECTIVE_WEIGHTS)}"
+        )
+    joint_config(config)
     unknown = set(config.cleaning) - {*CLEANING, "none"}
     if unknown or ("none" in config.cleaning and len(config.cleaning) > 1):
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from encoders.modality_report import of_modality, report_modalities
 from moonrec.report import Report, line_figure
 from moonrec.runs import Run
 
@@ -37,7 +38,7 @@ def report_round(report: Report, one: Mapping[str, Any], history: Sequence[Mappi
     curves = {
         name: (every, [line[name] for line in lines])
         for name in one["validation"]["start"]
-        if "/" not in name
+        if "/" not in name and not of_modality(name)
     }
     for kind, caption in (
         ("recall", "Recall of held-out pairs"),
@@ -46,6 +47,7 @@ def report_round(report: Report, one: Mapping[str, Any], history: Sequence[Mappi
         shown = {name: curve for name, curve in curves.items() if kind in name}
         if shown:
             report.figure(line_figure(shown, "epoch", kind.replace("_", " ")), caption)
+    report_modalities(report, one, history)
     report.table([{"pairs": name, **counts} for name, counts in one["pairs"].items()])
     for name, modalities in one.get("modalities", {}).items():
         if modalities["missing"]:
@@ -81,7 +83,10 @@ def report_round(report: Report, one: Mapping[str, Any], history: Sequence[Mappi
             {"aspect": aspect, **{f"expert {x}": share for x, share in enumerate(shares)}}
             for aspect, shares in one["experts"].items()
         ]
-        report.table(rows, "Share of each aspect's tokens that an expert saw (0: category, 1: attributes)")
+        caption = (
+            "Share of each aspect's tokens that an expert saw (0: category, 1: attributes, where guided)"
+        )
+        report.table(rows, caption)
 
 
 def report_end(report: Report, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -104,6 +109,7 @@ def _before_and_after(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
             **{f"after {r['name']}": r["validation"]["best"][name] for r in rounds},
         }
         for name in start
+        if not of_modality(name)
     ]
 
 

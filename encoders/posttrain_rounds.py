@@ -22,8 +22,18 @@ from encoders.encoding import encode_together
 from encoders.entities import Entities
 from encoders.features import FeatureTable
 from encoders.hard_negatives import CategoryTree, HardNegatives
-from encoders.modality_mix import ROUND_ONE, ROUND_TWO, Combination, Contents, ModalityMix, pools_of
-from encoders.objective.config import ObjectiveConfig
+from encoders.joint_round import JointRound
+from encoders.modality_mix import (
+    EVEN,
+    ROUND_ONE,
+    ROUND_TWO,
+    Combination,
+    Contents,
+    ModalityMix,
+    SourcePools,
+    pools_of,
+)
+from encoders.objective.config import JointConfig, ObjectiveConfig
 from encoders.pairs import NoPairs, Pairs, PairSource, pairs_from_events, pairs_from_searches, purchase_types
 from encoders.sampling import PlannedBatch, epoch_plan
 from encoders.training_data import Products
@@ -47,6 +57,21 @@ class _Purchases:
 
     source: PairSource
     types: tuple[str, ...]
+
+
+def joint_config(config: PosttrainConfig) -> JointConfig:
+    """The parts of the joint round's loss.
+
+    Raises:
+        UserError: weights that leave nothing to learn from.
+    """
+    return JointConfig(
+        learned_weights=config.objective_weights == "learned",
+        inter_weight=config.inter_weight,
+        intra_weight=config.intra_weight,
+        sparsity_weight=config.sparsity_weight,
+        filter=config.filter,
+    )
 
 
 class RoundMaker:
@@ -82,7 +107,7 @@ class RoundMaker:
         self._device = device
         table = products.table
         self._contents = Contents.of(table.has_image(), table.has_text(), tables["items"])
-        self._mix = ModalityMix.parse(config.modality_mix)
+        self._mix = ModalityMix() if config.modality_mix is None else ModalityMix.parse(config.modality_mix)
         self.sources = [self._pairs(name, ()) for name in ("searches", "events") if name in tables]
         if "2" in config.rounds:
             # Before hours of round 1: what would stop round 2 is seen here.
@@ -93,8 +118,13 @@ class RoundMaker:
 
     def first(self) -> Round:
         """All behaviour, in many modality combinations, against in-batch negatives."""
+        config = self._config
         objective = ObjectiveConfig(
-            "infonce", self._encoder.config.dims, spatial=False, keep_weight=self._keep
+            "infonce",
+            self._encoder.config.dims,
+            spatial=False,
+            balance_weight=config.balance_weight,
+            keep_weight=self._keep,
         )
         return self._round("round 1", self.sources, ROUND_ONE, objective)
 
@@ -112,6 +142,7 @@ class RoundMaker:
             self._encoder.config.dims,
             spatial=config.spatial,
             queue=queue,
+            balance_weight=config.balance_weight,
             keep_weight=self._keep,
         )
         made = self._round("round 2", sources, ROUND_TWO, objective, [c.weights for c in cleaned])
@@ -120,13 +151,42 @@ class RoundMaker:
             "cleaning": {b.source.name: c.counts for b, c in zip(bought, cleaned, strict=True)},
             "queue": {"asked": config.queue, "held": queue},
         }
-        hard = self._hard_negatives(sources) if config.hard_negatives else ()
+        known = [b.source for b in bought]
+        hard = self._hard_negatives(sources, known) if config.hard_negatives else ()
         return replace(
             made,
             learning_rate=config.learning_rate * _SECOND_RATE,
             hard=hard,
             hard_count=config.hard_negatives,
             facts=made.facts | facts,
+        )
+
+    def joint(self) -> Round:
+        """All behaviour, with queries of all modalities in every batch, against hard negatives as well."""
+        config, products = self._config, self._products
+        mix = EVEN if config.modality_mix is None else self._mix
+        joint = JointRound(joint_config(config), self._contents, mix)
+        queue = min(config.queue, len(np.unique(products.product_M)))
+        objective = ObjectiveConfig(
+            "infonce",
+            self._encoder.config.dims,
+            spatial=config.spatial,
+            queue=queue,
+            balance_weight=config.balance_weight,
+            keep_weight=self._keep,
+        )
+        pools = [joint.pools(source.training) for source in self.sources]
+        made = self._made("joint round", self.sources, pools, objective)
+        for source in self.sources:
+            made.facts["modalities"][source.name]["shares"] = joint.shares(source.training)
+        first = config.rounds[0] == "joint"
+        return replace(
+            made,
+            learning_rate=config.learning_rate * (1.0 if first else _SECOND_RATE),
+            hard=self._hard_negatives(self.sources, self.sources) if config.hard_negatives else (),
+            hard_count=config.hard_negatives,
+            joint=joint,
+            facts=made.facts | {"queue": {"asked": config.queue, "held": queue}},
         )
 
     def _round(
@@ -137,8 +197,18 @@ class RoundMaker:
         objective: ObjectiveConfig,
         weights: Sequence[np.ndarray | None] | None = None,
     ) -> Round:
-        config, items = self._config, len(self._products.item_ids)
         pools = [pools_of(s.training, self._contents, combinations, self._mix) for s in sources]
+        return self._made(name, sources, pools, objective, weights)
+
+    def _made(
+        self,
+        name: str,
+        sources: Sequence[PairSource],
+        pools: Sequence[SourcePools],
+        objective: ObjectiveConfig,
+        weights: Sequence[np.ndarray | None] | None = None,
+    ) -> Round:
+        config, items = self._config, len(self._products.item_ids)
         share = dict(zip(("searches", "events"), config.mix, strict=True))
 
         def plan(epoch: int) -> list[PlannedBatch]:
@@ -266,7 +336,10 @@ class RoundMaker:
         found = [np.einsum("pe,pe->p", anchors_NE[anchor_P[i]], items_ME[item_P[i]]) for i in parts]
         return np.concatenate(found)
 
-    def _hard_negatives(self, sources: Sequence[PairSource]) -> tuple[HardNegatives, ...]:
+    def _hard_negatives(
+        self, sources: Sequence[PairSource], known: Sequence[PairSource]
+    ) -> tuple[HardNegatives, ...]:
+        """Per source what draws its hard negatives; `known` holds all that was taken, and is no negative."""
         items, products = self._tables["items"], self._products
         named = "category" in items.column_names
         categories = items.read(["category"]).column("category") if named else [None] * len(products.item_ids)
@@ -277,8 +350,8 @@ class RoundMaker:
                 products.text_M,
                 source.training,
                 self._config.seed,
-                self._evidence.query_R,
-                known=bought.source.training,
+                self._products.query_R,
+                known=every.training,
             )
-            for source, bought in zip(sources, self._bought, strict=True)
+            for source, every in zip(sources, known, strict=True)
         )

@@ -55,6 +55,7 @@ class PretrainConfig:
     dims: tuple[int, ...] | None = None
     experts: int | None = None
     experts_per_token: int | None = None
+    guided: bool | None = None
     regions: bool | None = None
     train_towers: bool = False
     lora_rank: int = 0

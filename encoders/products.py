@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moonrec.errors import UserError
 from moonrec.images import BrokenImage, image_bytes
@@ -93,8 +93,35 @@ class BrokenImages:
         }
 
 
+@dataclass(frozen=True)
+class ItemVariant:
+    """An item shown in another way, for training (co-augmentation of MOON2.0).
+
+    Attributes:
+        item: its catalogue row.
+        product: what is shown, under the item's own title, which is the one that its region belongs to.
+        title: the enriched title that is shown instead; None where the own one stands.
+        pictured: whether the picture is an augmented one.
+    """
+
+    item: int
+    product: Product
+    title: str | None
+    pictured: bool
+
+    def shown(self, product: Product) -> Product:
+        """`product` (this one, with its region) under the title that is shown."""
+        if self.title is None:
+            return product
+        texts = dict(product.texts) | {Aspect.TITLE: self.title}
+        return replace(product, texts=tuple(sorted(texts.items())))
+
+
 _QUERY_COLUMNS = ("query_text", "query_image")
 _ITEM_COLUMNS = ("item_id", "title", "description", "image", "images", "category", "attributes")
+VARIANT_COLUMNS = ("title_enriched", "images_augmented")
+
+T = TypeVar("T")
 
 
 def iter_items(items: Table, batch_size: int = 256) -> Iterator[list[Product]]:
@@ -107,9 +134,21 @@ def iter_queries(searches: Table, batch_size: int = 256) -> Iterator[list[Produc
     return _iter(searches, _QUERY_COLUMNS, batch_size, lambda n, row: _query(n, row, searches.folder))
 
 
+def iter_variants(items: Table, batch_size: int = 256) -> Iterator[list[ItemVariant]]:
+    """The variants of the catalogue, batch by batch of items, in file order; items may have none.
+
+    An item has one with the enriched title and its own picture, and one per augmented picture, with the
+    enriched title if there is one. An augmented picture that cannot be read leaves a variant without one.
+    """
+    batches = _iter(
+        items, (*_ITEM_COLUMNS, *VARIANT_COLUMNS), batch_size, lambda n, row: _variants(n, row, items.folder)
+    )
+    return ([variant for variants in batch for variant in variants] for batch in batches)
+
+
 def _iter(
-    table: Table, columns: Sequence[str], batch_size: int, make: Callable[[int, dict[str, Any]], Product]
-) -> Iterator[list[Product]]:
+    table: Table, columns: Sequence[str], batch_size: int, make: Callable[[int, dict[str, Any]], T]
+) -> Iterator[list[T]]:
     present = [name for name in columns if name in table.column_names]
     number = 0
     for batch in table.batches(present, batch_size):
@@ -136,6 +175,19 @@ def _item(row: dict[str, Any], folder: Path) -> Product:
     if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
         cell = next(iter(row.get("images") or []), None)
     return _product(row["item_id"], cell, folder, texts)
+
+
+def _variants(number: int, row: dict[str, Any], folder: Path) -> list[ItemVariant]:
+    own = _item(row, folder)
+    texts: dict[Aspect, str | None] = dict(own.texts)
+    title = (row.get("title_enriched") or "").strip()
+    enriched = title if title and title != texts.get(Aspect.TITLE) else None
+    found = [] if enriched is None else [ItemVariant(number, replace(own, broken=None), enriched, False)]
+    for place, cell in enumerate(row.get("images_augmented") or []):
+        product = _product(f"{own.key}, images_augmented[{place}]", cell, folder, texts)
+        if product.image is not None or product.broken is not None:
+            found.append(ItemVariant(number, product, enriched, True))
+    return found
 
 
 def _query(number: int, row: dict[str, Any], folder: Path) -> Product:

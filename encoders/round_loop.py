@@ -1,15 +1,15 @@
 """The steps of one round: products into the encoder, vectors into the objective, gradients back.
 
-Shapes: P pairs and H hard negatives of a batch, B products of all sides, E embedding width.
+Shapes: P pairs and H hard negatives of a batch, B products of all its parts, E embedding width, F outputs of
+the encoder (its vectors, and behind them the gates of its experts where the objective looks at them), S
+steps, K figures.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +18,10 @@ from encoders.expert_use import ExpertUse
 from encoders.launch import Wrapped
 from encoders.objective.gathering import average_gradients, clip_gradients, sum_over_processes
 from encoders.objective.gradient_cache import contrastive_step
-from encoders.objective.labels import ItemLabels, PairLabels
-from encoders.pairs import Pairs
-from encoders.products import View
 from encoders.raw_products import ahead
 from encoders.sampling import PlannedBatch
+from encoders.sides import Sides
+from encoders.sides_maker import SidesMaker
 from encoders.training_round import Round
 from encoders.training_state import Trained
 from moonrec.errors import UserError
@@ -30,19 +29,6 @@ from moonrec.progress import progress
 
 if TYPE_CHECKING:
     from encoders.training_loop import Trainer
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """A batch on its way to the encoder: rows of the table, what they show, and who they are."""
-
-    anchor_P: np.ndarray
-    positive_P: np.ndarray
-    hard_H: np.ndarray
-    query_view: View
-    item_view: View
-    labels: PairLabels
-    hard_labels: ItemLabels
 
 
 class RoundLoop:
@@ -56,7 +42,8 @@ class RoundLoop:
         self._trained = trained
         self._wrapped = wrapped
         self._teacher = teacher
-        self._users = 1 + max(int(source.training.user.max(initial=-1)) for source in round_.sources)
+        self._maker = SidesMaker(trainer, round_)
+        self.filtered = self._maker.filtered
         self.expert_use = ExpertUse()
 
     def epoch(self, epoch: int) -> dict[str, Any]:
@@ -66,77 +53,51 @@ class RoundLoop:
             UserError: the loss is not finite, or there are fewer pairs than processes.
         """
         plan = self._round.plan(epoch)
-        losses, balances, pairs = [], [], 0
+        steps: list[dict[str, float]] = []
+        pairs = 0
         enough = [b for b in enumerate(plan) if len(b[1].rows) >= self._trainer.accelerator.num_processes]
         # Products are gathered, and their pictures decoded, while the batch before is computed.
         ready = ahead(lambda numbered: self._gathered(epoch, *numbered), enough)
         for number, (sides, chunks) in enumerate(
             progress(ready, f"{self._round.name}, epoch {epoch}", len(enough))
         ):
-            loss, balance = self._step(sides, chunks, f"epoch {epoch}, step {number}")
-            losses.append(loss)
-            balances.append(balance)
+            steps.append(self._step(sides, chunks, f"epoch {epoch}, step {number}"))
             pairs += len(sides.anchor_P) * self._trainer.accelerator.num_processes
-        if not losses:
+        if not steps:
             raise UserError("there are fewer pairs than processes; train with fewer processes")
-        # Of all processes: each has seen its own pairs.
-        seen = torch.tensor([np.mean(losses), np.mean(balances), 1.0], device=self._trainer.device)
-        loss, balance, processes = sum_over_processes(seen).tolist()
-        figures: dict[str, Any] = {"loss": loss / processes, "pairs": pairs}
+        figures: dict[str, Any] = self._mean(steps) | {"pairs": pairs}
         temperature = self._trained.objective.temperature()  # type: ignore[operator]
         if temperature is not None:
             figures["temperature"] = temperature
-        if self._trainer.encoder.guided_experts():
-            figures["balance"] = balance / processes
+        if not self._trainer.encoder.guided_experts():
+            del figures["balance"]
         return figures
+
+    def _mean(self, steps: list[dict[str, float]]) -> dict[str, float]:
+        """Means over the steps of all processes, each with its own pairs, of what has a value in any."""
+        values_SK = torch.tensor([list(step.values()) for step in steps], dtype=torch.float64)
+        there_SK = ~values_SK.isnan()
+        sums_2K = torch.stack([values_SK.nan_to_num().sum(0), there_SK.sum(0).double()])
+        total_K, count_K = sum_over_processes(sums_2K.float().to(self._trainer.device)).double()
+        found = (total_K / count_K).tolist()
+        return {name: value for name, value, n in zip(steps[0], found, count_K.tolist(), strict=True) if n}
 
     def _gathered(
         self, epoch: int, number: int, batch: PlannedBatch
-    ) -> tuple[_Sides, list[list[ProductBatch]]]:
-        sides = self._sides(batch, epoch, number)
+    ) -> tuple[Sides, list[list[ProductBatch]]]:
+        sides = self._maker.sides(batch, epoch, number)
         return sides, self._chunks(sides)
 
-    def _sides(self, batch: PlannedBatch, epoch: int, number: int) -> _Sides:
-        """This process's share of a batch."""
-        products, accelerator = self._trainer.products, self._trainer.accelerator
-
-        def share(rows: np.ndarray) -> np.ndarray:
-            return np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
-
-        pairs: Pairs = self._round.sources[batch.source].training[share(batch.rows)]
-        hard_H = np.zeros(0, np.int64)
-        if self._round.hard:
-            hard = self._round.hard[batch.source]
-            hard_H = share(hard.rows(batch.rows, epoch, number, self._round.hard_count)).ravel()
-            hard_H = hard_H[hard_H >= 0]
-
-        def labels(rows: np.ndarray) -> ItemLabels:
-            return ItemLabels.of_rows(rows, products.product_M, products.text_M)
-
-        # Whose answers belong together: those of a user's behaviour, or of equal queries.
-        asked = products.query_R[pairs.anchor] + self._users
-        group = torch.from_numpy(np.where(pairs.user >= 0, pairs.user, asked))
-        return _Sides(
-            anchor_P=pairs.anchor,
-            positive_P=pairs.positive,
-            hard_H=hard_H,
-            query_view=batch.query_view,
-            item_view=batch.item_view,
-            labels=PairLabels(labels(pairs.positive), labels(pairs.own), group),
-            hard_labels=labels(hard_H),
-        )
-
-    def _step(self, sides: _Sides, chunks: list[list[ProductBatch]], where: str) -> tuple[float, float]:
+    def _step(self, sides: Sides, chunks: list[list[ProductBatch]], where: str) -> dict[str, float]:
         trainer, trained = self._trainer, self._trained
-        device, pairs = trainer.device, len(sides.anchor_P)
-        labels, hard_labels = sides.labels.to(device), sides.hard_labels.to(device)
+        device, pairs, hard = trainer.device, len(sides.positive_P), len(sides.hard_H)
         start_PE = self._start_vectors(sides)
+        figures: dict[str, float] = {}
 
-        def loss_of(vectors_BE: Tensor) -> Tensor:
-            anchors_PE, positives_PE, hard_HE = vectors_BE.split([pairs, pairs, len(sides.hard_H)])
-            return trained.objective(
-                anchors_PE, positives_PE, hard_HE, labels, hard_labels, start_PE, trained.queue
-            )
+        def loss_of(outputs_BF: Tensor) -> Tensor:
+            loss, found = sides.loss(trained.objective, outputs_BF, start_PE, trained.queue)
+            figures.update(found)
+            return loss
 
         step = contrastive_step(
             self._wrapped.module,
@@ -156,20 +117,16 @@ class RoundLoop:
                 optimizer.step()
                 optimizer.zero_grad()
         # One after the other, so that the queue is that of one process with the whole batch.
-        trained.queue.push(step.vectors_BE[pairs : 2 * pairs], labels.positives)
-        trained.queue.push(step.vectors_BE[2 * pairs :], hard_labels)
+        vectors_BE = step.vectors_BE[:, : self._round.objective.dims[0]]
+        trained.queue.push(vectors_BE[:pairs], sides.labels.positives.to(device))
+        trained.queue.push(vectors_BE[pairs : pairs + hard], sides.hard_labels.to(device))
         self.expert_use.add(step.statistics)
-        return loss, float(step.balance)
+        return {"loss": loss, "balance": float(step.balance), **figures}
 
-    def _chunks(self, sides: _Sides) -> list[list[ProductBatch]]:
-        """What goes through the encoder at once: everything, or pieces of one side after the other."""
+    def _chunks(self, sides: Sides) -> list[list[ProductBatch]]:
+        """What goes through the encoder at once: everything, or pieces of one part after the other."""
         table, size = self._trainer.products.table, self._trainer.chunk_size
-        parts = [
-            (sides.anchor_P, sides.query_view),
-            (sides.positive_P, sides.item_view),
-            (sides.hard_H, sides.item_view),
-        ]
-        parts = [(rows, view) for rows, view in parts if len(rows)]
+        parts = [(rows, view) for rows, view in sides.parts() if len(rows)]
         if not size or sum(len(rows) for rows, _ in parts) <= size:
             return [[table.gather(rows, view) for rows, view in parts]]
         return [
@@ -179,7 +136,7 @@ class RoundLoop:
         ]
 
     @torch.no_grad()
-    def _start_vectors(self, sides: _Sides) -> Tensor | None:
+    def _start_vectors(self, sides: Sides) -> Tensor | None:
         """The positives' vectors when the round began (P, E)."""
         if self._teacher is None:
             return None
@@ -196,7 +153,7 @@ class RoundLoop:
             ]
         return torch.cat(parts)
 
-    def _check_finite(self, loss: float, gradient: float, sides: _Sides, where: str) -> None:
+    def _check_finite(self, loss: float, gradient: float, sides: Sides, where: str) -> None:
         """Stop before weights are spoilt; the process whose batch it was names it."""
         own = not math.isfinite(loss)
         # All processes stop together: one alone would leave the others waiting for it.

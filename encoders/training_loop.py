@@ -17,8 +17,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from encoders.encoder import Encoder
+from encoders.filtered_pairs import write_filtered
 from encoders.launch import PlacedEncoder
 from encoders.objective.encode_step import EncodeStep
+from encoders.objective.joint_objective import JointObjective
 from encoders.objective.negative_queue import NegativeQueue
 from encoders.objective.objective import Objective
 from encoders.round_loop import RoundLoop
@@ -64,7 +66,7 @@ class Trainer:
         self._run = run
         self._checkpoint = checkpoint
         self.chunk_size = chunk_size
-        self._seed = seed
+        self.seed = seed
         self.device = accelerator.device
 
     def train(self, rounds: Sequence[Callable[[], Round]]) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ class Trainer:
         return self._placed.whole()
 
     def _train_round(self, number: int, round_: Round) -> dict[str, Any]:
-        objective = Objective(round_.objective).to(self.device)
+        objective = self._objective(round_).to(self.device)
         teacher = None
         if round_.objective.keep_weight:
             teacher = copy.deepcopy(self.encoder).eval().requires_grad_(False)
@@ -106,14 +108,14 @@ class Trainer:
             objective_optimizer=_objective_optimizer(objective, round_.learning_rate),
             queue=NegativeQueue(round_.objective.queue, round_.objective.dims[0], self.device),
         )
-        step = EncodeStep(self.encoder).train()
+        step = EncodeStep(self.encoder, with_gates=_weighs_modalities(round_, self.encoder)).train()
         loop = RoundLoop(self, round_, trained, self._placed.wrap(step), teacher)
         state = self._start_or_resume(number, round_, trained)
         loop.expert_use.counts = state.experts
         while state.epoch < round_.epochs and state.stale < round_.patience:
             state.epoch += 1
             # Dropout must be the same after a resume.
-            torch.manual_seed((self._seed * 101 + number) * 100_003 + state.epoch)
+            torch.manual_seed((self.seed * 101 + number) * 100_003 + state.epoch)
             begun = time.perf_counter()
             figures = loop.epoch(state.epoch)
             state.seconds += time.perf_counter() - begun
@@ -121,6 +123,8 @@ class Trainer:
             recall = self._validate(round_)
             state.experts = loop.expert_use.counts
             state.record(recall, self.encoder)
+            if round_.joint is not None and round_.joint.config.filter:
+                self._write_filtered(loop, round_, state.epoch)
             if self._run is not None:
                 self._run.log(round=round_.name, epoch=state.epoch, **figures, **recall)
             self._checkpoint.save(number, state, trained, self._lines())
@@ -148,9 +152,21 @@ class Trainer:
             **round_.facts,
         }
 
+    def _objective(self, round_: Round) -> Objective | JointObjective:
+        if round_.joint is None:
+            return Objective(round_.objective)
+        layers = self.encoder.guided_experts()
+        routed = len(layers[0].router) if layers else 0
+        return JointObjective(round_.objective, round_.joint.config, experts=routed)
+
     def note_broken_batch(self, names: list[str]) -> Path:
         """Write down the products of a batch that could not be learnt from; returns where."""
         return self._checkpoint.note(f"broken_batch_{self.accelerator.process_index}.txt", names)
+
+    def _write_filtered(self, loop: RoundLoop, round_: Round, epoch: int) -> None:
+        weights = loop.filtered.take(self.device)
+        if self._run is not None:
+            write_filtered(self._run.path, weights, round_.sources, self.products, epoch)
 
     def _start_or_resume(self, number: int, round_: Round, trained: Trained) -> RoundState:
         saved = self._checkpoint.load(number)
@@ -180,14 +196,23 @@ class Trainer:
         return 0 if self._run is None else len(self._run.history)
 
 
+def _weighs_modalities(round_: Round, encoder: Encoder) -> bool:
+    """Whether the loss looks at the gates of the encoder's experts."""
+    return round_.joint is not None and round_.joint.config.learned_weights and bool(encoder.guided_experts())
+
+
 def _optimizer(groups: list[dict[str, Any]]) -> torch.optim.AdamW:
     used = [group for group in groups if group["params"]]
     return torch.optim.AdamW(used, betas=_BETAS, weight_decay=0.01)
 
 
-def _objective_optimizer(objective: Objective, learning_rate: float) -> torch.optim.AdamW | None:
-    """For the temperature, which circle loss does not have."""
-    parameters = list(objective.parameters())
-    if not parameters:
-        return None
-    return torch.optim.AdamW(parameters, lr=learning_rate * _LOSS_RATE, betas=_BETAS, weight_decay=0.0)
+def _objective_optimizer(
+    objective: Objective | JointObjective, learning_rate: float
+) -> torch.optim.AdamW | None:
+    """For the temperature, which circle loss does not have, and the matrix of experts and objectives."""
+    loss, weights = list(objective.loss.parameters()), getattr(objective, "weights", None)
+    groups: list[dict[str, Any]] = [{"params": loss, "lr": learning_rate * _LOSS_RATE}] if loss else []
+    if weights is not None:
+        # At ten times the rate the weights run to the modality with the smallest loss (measured).
+        groups.append({"params": list(weights.parameters()), "lr": learning_rate})
+    return torch.optim.AdamW(groups, betas=_BETAS, weight_decay=0.0) if groups else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encoders.hard_negatives import HardNegatives
+from encoders.joint_round import JointRound
 from encoders.objective.config import ObjectiveConfig
 from encoders.pairs import PairSource
 from encoders.sampling import PlannedBatch
@@ -26,6 +27,7 @@ class Round:
         learning_rate, epochs, patience: epochs at most, and how many without gain before it stops.
         hard: per source, draws hard negatives for the positives of a batch; empty for none.
         hard_count: how many for each pair.
+        joint: what makes the round joint; None where each batch shows one combination of modalities.
         facts: what else the metrics say of this round.
     """
 
@@ -39,4 +41,5 @@ class Round:
     patience: int
     hard: Sequence[HardNegatives] = ()
     hard_count: int = 0
+    joint: JointRound | None = None
     facts: dict[str, Any] = field(default_factory=dict)

@@ -84,6 +84,9 @@ ITEMS = TableSpec(
         Column("category", Kind.TEXT),
         Column("attributes", Kind.ATTRIBUTES),
         Column("product_id", Kind.ID),
+        # Made by `moonrec augment`; only training looks at them.
+        Column("title_enriched", Kind.TEXT),
+        Column("images_augmented", Kind.IMAGES),
     ),
     unique="item_id",
 )

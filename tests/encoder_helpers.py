@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,3 +137,34 @@ def busy_encoder(seed: int = 0, dim: int = 32) -> CompactEncoder:
         for parameter in encoder.parameters():
             parameter.normal_(std=0.3)
     return encoder.eval()
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    path = run / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+_POSTTRAIN = """
+import json, sys, torch
+torch.set_num_threads(1)
+from encoders.posttrain import PosttrainConfig, posttrain
+options = json.loads(sys.argv[1])
+options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+posttrain(PosttrainConfig(**options))
+"""
+
+
+def kill_after_lines(config: PosttrainConfig, lines: int) -> None:
+    """Start `config` in a process of its own and end it, with SIGKILL, once its history has `lines` lines and
+    the checkpoint that goes with them is written."""
+    child = subprocess.Popen([sys.executable, "-c", _POSTTRAIN, json.dumps(vars(config))])
+    partial, deadline = Path(config.out + ".partial"), time.monotonic() + 120
+    while len(history(partial)) < lines and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    state = partial / "checkpoint" / "state.pt"
+    while state.stat().st_mtime < (partial / "history.jsonl").stat().st_mtime and child.poll() is None:
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not Path(config.out).exists()
+    assert len(history(partial)) == lines

@@ -16,10 +16,11 @@ from objective_toy import ToyBatch, ToyEncoder, pieces, toy_products
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from encoders.objective.config import ObjectiveConfig
+from encoders.objective.config import JointConfig, ObjectiveConfig
 from encoders.objective.encode_step import EncodeStep
 from encoders.objective.gathering import average_gradients, sum_over_processes, world_size
 from encoders.objective.gradient_cache import contrastive_step
+from encoders.objective.joint_objective import JointBatch, JointObjective, Shown
 from encoders.objective.negative_queue import NegativeQueue
 from encoders.objective.objective import Objective
 from moonrec.process_group import leave_process_group
@@ -91,6 +92,55 @@ def train_step(case: Case, pair_rows: slice, hard_rows: slice) -> dict[str, Tens
     return result
 
 
+def joint_step(rank: int | None) -> dict[str, Tensor]:
+    """As `train_step`, of the joint loss; the process's share, or the whole batch without a rank."""
+    batch = random_batch(PAIRS, HARD, QUEUE, seed=3)
+    asked = [[0, 1, 2, 3, 4, 5, 6, 7], [1, 5, 6], [2]]  # the second process has no query of the last kind
+    cut, hard_cut = PAIRS // 2, 2
+    mine, hard_mine = (
+        (slice(None), slice(None)) if rank is None else shares(Case("", True, cut, hard_cut), rank)
+    )
+    pair_rows = list(range(PAIRS))[mine]
+    rows = [[row for row in kind if row in pair_rows] for kind in asked]
+    parts = [toy_products(PAIRS, 2).x_BTD[mine], toy_products(HARD, 3).x_BTD[hard_mine]]
+    parts += [toy_products(PAIRS, 10 + kind).x_BTD[of_kind] for kind, of_kind in enumerate(rows)]
+    queue = NegativeQueue(QUEUE, 8)
+    queue.vectors_QE, queue.labels = batch.queue_QE, batch.queue
+    torch.manual_seed(0)
+    weights = JointConfig(intra_weight=0, sparsity_weight=0.1)
+    config = ObjectiveConfig("infonce", dims=(8, 4), keep_weight=0.5)
+    objective = JointObjective(config, weights, experts=3).double()
+    step: nn.Module = EncodeStep(ToyEncoder(dropout=0.0), with_gates=True)  # type: ignore[arg-type]
+    wrapped = DistributedDataParallel(step) if world_size() > 1 else step
+
+    def loss_of(outputs_BF: Tensor) -> Tensor:
+        positives, hard, *queries = outputs_BF.split([len(part) for part in parts])
+        shown = [
+            Shown(found[:, :8], torch.tensor(of_kind, dtype=torch.int64) - pair_rows[0], found[:, 8:])
+            for found, of_kind in zip(queries, rows, strict=True)
+        ]
+        local = JointBatch(
+            shown, positives[:, :8], hard[:, :8], batch.pairs[torch.tensor(pair_rows)],
+            batch.hard[torch.arange(HARD)[hard_mine]], start_PE=batch.positives_PE[mine],
+        )  # fmt: skip
+        return objective(local, queue, margin=0.5).total
+
+    done = contrastive_step(
+        wrapped,
+        [[ToyBatch(part)] for part in parts if len(part)],
+        loss_of,
+        device=torch.device("cpu"),
+        balance_weight=0.3,
+        no_sync=wrapped.no_sync if isinstance(wrapped, DistributedDataParallel) else nullcontext,
+    )
+    average_gradients(objective)
+    result = {"loss": sum_over_processes(done.loss) / world_size()}
+    for name, parameter in [*step.named_parameters(), *objective.named_parameters()]:
+        assert parameter.grad is not None, name
+        result[f"gradient.{name}"] = parameter.grad
+    return result
+
+
 def shares(case: Case, rank: int) -> tuple[slice, slice]:
     """Rows of the pairs and of the hard negatives of one of two processes."""
     if rank:
@@ -102,6 +152,7 @@ def main(out: str) -> None:
     """Work on this process's share of every case."""
     dist.init_process_group("gloo")
     results = {name: train_step(case, *shares(case, dist.get_rank())) for name, case in CASES.items()}
+    results["joint"] = joint_step(dist.get_rank())
     if dist.get_rank() == 0:
         torch.save(results, out)
     leave_process_group()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from encoders.fusion import FusionTransformer, masked_mean
+from encoders.guided_moe import GuidedMoE
 
 
 def fusion(*, random: bool) -> FusionTransformer:
@@ -57,6 +59,17 @@ def test_a_product_with_nothing_stays_finite_and_leaves_the_gradients_finite() -
     assert not pooled_BD[1].any()
     pooled_BD.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_upcycled_it_gives_the_output_of_the_dense_one(guided: bool) -> None:
+    module, of = fusion(random=True), tokens()
+    dense = module(*of)
+    module.upcycle(4, 2, guided=guided)
+    assert [one.forced for one in module.modules() if isinstance(one, GuidedMoE)] == [2 * guided] * 2
+    # Padding goes to no expert; nobody looks at it.
+    seen_BT = of[1]
+    torch.testing.assert_close(module(*of)[seen_BT], dense[seen_BT], atol=1e-5, rtol=1e-5)
 
 
 def test_masked_mean_is_the_mean_of_what_is_there() -> None:

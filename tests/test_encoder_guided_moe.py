@@ -56,9 +56,11 @@ def tokens(count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def trained(part: nn.Module, experts: int, experts_per_token: int) -> GuidedMoE:
+def trained(part: nn.Module, experts: int, experts_per_token: int, *, guided: bool = True) -> GuidedMoE:
     """Experts that have come apart, in double precision."""
-    moe = GuidedMoE.upcycle(part, width=WIDTH, experts=experts, experts_per_token=experts_per_token).double()
+    moe = GuidedMoE.upcycle(
+        part, width=WIDTH, experts=experts, experts_per_token=experts_per_token, guided=guided
+    ).double()
     with torch.no_grad():
         for parameter in moe.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
@@ -69,8 +71,8 @@ def reference_gates(moe: GuidedMoE, x_ND: Tensor, aspect_N: Tensor, mask_N: Tens
     """The gates (N, X) token by token, as the definition says."""
     rows = []
     for x_D, aspect, seen in zip(x_ND, aspect_N.tolist(), mask_N.tolist(), strict=True):
-        gate_X = x_ND.new_zeros(len(moe.router) + 2)
-        if seen and aspect in (Aspect.CATEGORY, Aspect.ATTRIBUTES):
+        gate_X = x_ND.new_zeros(len(moe.router) + moe.forced)
+        if seen and moe.forced and aspect in (Aspect.CATEGORY, Aspect.ATTRIBUTES):
             gate_X[0 if aspect == Aspect.CATEGORY else 1] = 1
         elif seen:
             best = (moe.router @ x_D).topk(moe.experts_per_token)
@@ -78,7 +80,7 @@ def reference_gates(moe: GuidedMoE, x_ND: Tensor, aspect_N: Tensor, mask_N: Tens
             if moe.experts_per_token == 1:
                 probability = (moe.router @ x_D).softmax(0).max()
                 gates = (probability / probability.detach())[None]
-            gate_X = gate_X.index_put((best.indices + 2,), gates)
+            gate_X = gate_X.index_put((best.indices + moe.forced,), gates)
         rows.append(gate_X)
     return torch.stack(rows)
 
@@ -113,18 +115,19 @@ def assert_all_close(found: list[Tensor], expected: list[Tensor], tolerance: flo
 
 
 @each_part
+@pytest.mark.parametrize("guided", [True, False])
 @pytest.mark.parametrize(("experts", "experts_per_token"), [(3, 1), (6, 1), (6, 2), (6, 3), (4, 2)])
 def test_outputs_and_gradients_are_those_of_running_every_expert_on_every_token(
-    make: Callable[[], nn.Module], experts: int, experts_per_token: int
+    make: Callable[[], nn.Module], experts: int, experts_per_token: int, guided: bool
 ) -> None:
     torch.manual_seed(1)
-    moe = trained(make(), experts, experts_per_token)
+    moe = trained(make(), experts, experts_per_token, guided=guided)
     x_ND, aspect_N, mask_N = tokens(60)
     found = gradients(moe, moe, x_ND.double(), aspect_N, mask_N)
     expected = gradients(moe, lambda *of: reference_output(moe, *of), x_ND.double(), aspect_N, mask_N)
     assert_all_close(found, expected)
     # Among one routed expert there is nothing that a router could learn.
-    assert (found[2].abs().max() > 0) == (experts > 3)
+    assert (found[2].abs().max() > 0) == (len(moe.router) > 1)
 
 
 @each_part
@@ -134,14 +137,19 @@ def test_outputs_and_gradients_are_those_of_running_every_expert_on_every_token(
     count=st.integers(0, 40),
     routed=st.integers(1, 5),
     experts_per_token=st.integers(1, 5),
+    guided=st.booleans(),
 )
 def test_copies_give_the_dense_output_wherever_the_tokens_go(
-    make: Callable[[], nn.Module], seed: int, count: int, routed: int, experts_per_token: int
+    make: Callable[[], nn.Module], seed: int, count: int, routed: int, experts_per_token: int, guided: bool
 ) -> None:
     torch.manual_seed(seed)
     part = make()
     moe = GuidedMoE.upcycle(
-        part, width=WIDTH, experts=routed + 2, experts_per_token=min(experts_per_token, routed)
+        part,
+        width=WIDTH,
+        experts=routed + (2 if guided else 0),
+        experts_per_token=min(experts_per_token, routed),
+        guided=guided,
     )
     x_ND, aspect_N, mask_N = tokens(count, seed)
     expected_ND = dense_output(part, x_ND).masked_fill(~mask_N[:, None], 0)
@@ -199,6 +207,15 @@ def test_the_category_expert_serves_category_tokens_and_the_attribute_expert_att
                 parameter[expert] += 0.1
         moved_N = (changed(x_ND, aspect_N) - before_ND).abs().amax(1) > 1e-4
         assert torch.equal(moved_N, aspect_N == aspect)
+
+
+def test_unguided_every_expert_serves_tokens_of_every_aspect() -> None:
+    torch.manual_seed(3)
+    moe = GuidedMoE.upcycle(compact_part(), width=WIDTH, experts=4, guided=False)
+    assert (moe.forced, len(moe.router)) == (0, 4)
+    moe(*tokens(600))
+    assert moe.statistics is not None
+    assert moe.statistics.aspect_counts_AX.min() > 0
 
 
 def test_padding_yields_zeros_and_changes_nothing_else() -> None:
@@ -296,7 +313,14 @@ def test_an_unknown_feed_forward_part_is_refused(part: nn.Module) -> None:
         GuidedMoE.upcycle(part, width=WIDTH, experts=4)
 
 
-@pytest.mark.parametrize(("experts", "experts_per_token"), [(2, 1), (4, 3), (4, 0)])
-def test_numbers_of_experts_that_do_not_fit_are_refused(experts: int, experts_per_token: int) -> None:
+@pytest.mark.parametrize(
+    ("experts", "experts_per_token", "guided"),
+    [(2, 1, True), (4, 3, True), (4, 0, True), (0, 1, False), (3, 4, False)],
+)
+def test_numbers_of_experts_that_do_not_fit_are_refused(
+    experts: int, experts_per_token: int, guided: bool
+) -> None:
     with pytest.raises(ValueError, match="experts"):
-        GuidedMoE.upcycle(compact_part(), width=WIDTH, experts=experts, experts_per_token=experts_per_token)
+        GuidedMoE.upcycle(
+            compact_part(), width=WIDTH, experts=experts, experts_per_token=experts_per_token, guided=guided
+        )

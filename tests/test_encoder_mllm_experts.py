@@ -15,16 +15,19 @@ from moonrec.errors import UserError
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("every", [1, 2])
-def test_the_first_forward_with_experts_is_that_of_the_dense_model(family: Family, every: int) -> None:
+@pytest.mark.parametrize(("every", "guided"), [(1, True), (2, True), (1, False)])
+def test_the_first_forward_with_experts_is_that_of_the_dense_model(
+    family: Family, every: int, guided: bool
+) -> None:
     encoder = encoder_of(family)
     batch = encoder.reader.products([product(1, region=True), product(2), product(3, image=False)])
     with torch.no_grad():
         dense = encoder(batch)
-        encoder.upcycle(4, 2, every)
+        encoder.upcycle(4, 2, every, guided=guided)
         assert len(encoder.guided_experts()) == 4 // every
         torch.testing.assert_close(encoder(batch), dense, atol=1e-5, rtol=0)
-    assert (encoder.config.experts, encoder.config.expert_every) == (4, every)
+    config = encoder.config
+    assert (config.experts, config.expert_every, config.guided) == (4, every, guided)
 
 
 def test_only_tokens_of_their_aspect_go_through_the_forced_experts() -> None:
@@ -62,8 +65,11 @@ def gradients(encoder: MllmEncoder) -> dict[str, torch.Tensor]:
     answered = encoder.collate_dialogue([product(4)], ["what is it"], ["a red mug"])
     encoder.train().zero_grad()
     scores = encoder(first) @ encoder(second).T
-    balance = balance_loss([one.statistics for one in encoder.guided_experts() if one.statistics])
-    (scores.square().sum() + 0.1 * balance + encoder.next_token_loss(answered)).backward()
+    statistics = [one.statistics for one in encoder.guided_experts() if one.statistics]
+    assert all(len(one.gate_BR) == len(second) for one in statistics)
+    gates = sum((one.gate_BR * torch.arange(one.gate_BR.shape[1])).sum() for one in statistics)
+    routed = 0.1 * balance_loss(statistics) + gates
+    (scores.square().sum() + routed + encoder.next_token_loss(answered)).backward()
     return {name: one.grad.clone() for name, one in encoder.named_parameters() if one.grad is not None}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import objective_worker
 import pytest
 import torch
-from objective_worker import CASES, shares, train_step
+from objective_worker import CASES, joint_step, shares, train_step
 from torch import Tensor
 
 EVERYTHING = slice(None)
@@ -36,6 +36,12 @@ def test_gathered_negatives_make_two_processes_one_with_the_whole_batch(
     torch.testing.assert_close(of_two[name], one, rtol=0, atol=1e-7)
     gradients = {key: value for key, value in one.items() if key.startswith("gradient")}
     torch.testing.assert_close({key: of_two[name][key] for key in gradients}, gradients, rtol=0, atol=1e-10)
+
+
+def test_the_joint_loss_of_two_processes_is_that_of_one_with_the_whole_batch(
+    of_two: dict[str, dict[str, Tensor]],
+) -> None:
+    torch.testing.assert_close(of_two["joint"], joint_step(None), rtol=0, atol=1e-7)
 
 
 def test_local_negatives_are_those_of_each_process_alone(of_two: dict[str, dict[str, Tensor]]) -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from encoder_helpers import Shop, write_table
+from encoder_helpers import Shop, history, kill_after_lines, write_table
 
 from encoders.compact import CompactEncoder
 from encoders.export import ExportConfig, export
@@ -41,11 +36,6 @@ def load(run: Path | str) -> CompactEncoder:
     assert ready
     assert isinstance(encoder, CompactEncoder)
     return encoder
-
-
-def history(run: Path) -> list[dict[str, Any]]:
-    path = run / "history.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_a_run_folder_holds_what_the_contract_says(trained: Path) -> None:
@@ -93,32 +83,6 @@ def test_training_changes_the_encoder_and_the_seed_decides_it(
     assert losses[1] < losses[0]
     changed = untouched["encoder_fingerprint"] != expected["encoder_fingerprint"]
     assert changed == any(one["best_epoch"] > 0 for one in expected["rounds"])
-
-
-_POSTTRAIN = """
-import json, sys, torch
-torch.set_num_threads(1)
-from encoders.posttrain import PosttrainConfig, posttrain
-options = json.loads(sys.argv[1])
-options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
-posttrain(PosttrainConfig(**options))
-"""
-
-
-def kill_after_lines(config: PosttrainConfig, lines: int) -> None:
-    """Start `config` in a process of its own and end it, with SIGKILL, once its history has `lines` lines and
-    the checkpoint that goes with them is written."""
-    child = subprocess.Popen([sys.executable, "-c", _POSTTRAIN, json.dumps(vars(config))])
-    partial, deadline = Path(config.out + ".partial"), time.monotonic() + 120
-    while len(history(partial)) < lines and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    state = partial / "checkpoint" / "state.pt"
-    while state.stat().st_mtime < (partial / "history.jsonl").stat().st_mtime and child.poll() is None:
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert not Path(config.out).exists()
-    assert len(history(partial)) == lines
 
 
 @pytest.mark.parametrize("lines", [2, 5])

@@ -18,8 +18,9 @@ from encoders.look import Look
 from encoders.posttrain import PosttrainConfig, posttrain
 from encoders.posttrain_rounds import RoundMaker
 from encoders.products import EVERYTHING
-from encoders.round_loop import RoundLoop
 from encoders.sampling import PlannedBatch
+from encoders.sides import JointSides
+from encoders.sides_maker import SidesMaker
 from encoders.training_data import load_products, open_tables
 from encoders.training_loop import Trainer
 from encoders.training_state import Checkpoint
@@ -48,11 +49,11 @@ def test_rows_with_the_same_words_are_not_each_others_negatives(shop: Shop, tmp_
     config = shop.training(tmp_path / "run", searches=str(tmp_path / "searches.parquet"), rounds=("1",))
     maker, trainer = made(config, tmp_path)
     round_ = maker.first()
-    loop = RoundLoop(trainer, round_, None, None, None)  # type: ignore[arg-type]  # no step is taken
+    sides_maker = SidesMaker(trainer, round_)
     asked, users = [], []
     for source, pairs in enumerate(maker.sources):
         batch = PlannedBatch(source, np.arange(len(pairs.training)), EVERYTHING, EVERYTHING)
-        group_P = loop._sides(batch, epoch=1, number=0).labels.user_P
+        group_P = sides_maker.sides(batch, epoch=1, number=0).labels.user_P
         if pairs.name == "events":
             users = group_P.tolist()
             assert users == pairs.training.user.tolist()
@@ -98,3 +99,42 @@ def test_round_two_trains_with_and_without_every_kind_of_negative(
     options: dict[str, Any] = {"rounds": ("2",), "epochs": 1, "queue": queue, "hard_negatives": queue // 8}
     (one,) = posttrain(shop.training(tmp_path / "run", **options))["rounds"]
     assert one["epochs"] == 1
+
+
+def test_a_joint_batch_shows_every_query_in_all_that_it_has(shop: Shop, tmp_path: Path) -> None:
+    maker, trainer = made(shop.training(tmp_path / "run", rounds=("joint",)), tmp_path)
+    round_, table = maker.joint(), trainer.products.table
+    for source, pairs in enumerate(maker.sources):
+        batch = PlannedBatch(source, np.arange(len(pairs.training)), EVERYTHING, EVERYTHING)
+        sides = SidesMaker(trainer, round_).sides(batch, epoch=1, number=0)
+        assert isinstance(sides, JointSides)
+        has_image, has_text = table.has_image()[sides.anchor_P], table.has_text()[sides.anchor_P]
+        for pair_A, has in zip(sides.asked, (has_image, has_text, has_image & has_text), strict=True):
+            assert pair_A.tolist() == np.flatnonzero(has).tolist()
+        own = table.has_image() & table.has_text()
+        assert set(sides.own_J.tolist()) == {
+            row for row in [*sides.positive_P.tolist(), *sides.hard_H.tolist()] if own[row]
+        }
+        assert len(sides.own_labels) == len(sides.own_J)
+
+
+def test_two_processes_show_what_one_would(shop: Shop, tmp_path: Path) -> None:
+    config = shop.training(tmp_path / "run", rounds=("joint",), modality_mix="12:3:2")
+    maker, trainer = made(config, tmp_path)
+    round_ = maker.joint()
+    batch = PlannedBatch(0, np.arange(30), EVERYTHING, EVERYTHING)
+    whole = SidesMaker(trainer, round_).sides(batch, epoch=2, number=5)
+    shares = []
+    for process in range(2):
+        of_two = SidesMaker(trainer, round_)
+        of_two._processes, of_two._process = 2, process
+        shares.append(of_two.sides(batch, epoch=2, number=5))
+    assert isinstance(whole, JointSides)
+    for name in ("anchor_P", "positive_P", "hard_H"):
+        together = np.concatenate([getattr(share, name) for share in shares])
+        assert together.tolist() == getattr(whole, name).tolist()
+    first, second = shares
+    assert isinstance(first, JointSides)
+    assert isinstance(second, JointSides)
+    for one, two, both in zip(first.asked, second.asked, whole.asked, strict=True):
+        assert [*one.tolist(), *(two + 15).tolist()] == both.tolist()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.dual.checkpoint import Checkpoint
-from encoders.dual.guided_text import add_text_experts
+from encoders.dual.guided_text import add_text_experts, spread_gates
 from encoders.dual.inputs import DualBatch, DualReader
 from encoders.dual.options import DualConfig, DualOptions, DualRuntime
 from encoders.encoder import (
@@ -75,7 +75,10 @@ class DualEncoder(Encoder):
                     "text its word pieces stand; expected experts 0, or a checkpoint with a tokenizer.json"
                 )
             add_text_experts(
-                self.towers.text_model, experts=config.experts, experts_per_token=config.experts_per_token
+                self.towers.text_model,
+                experts=config.experts,
+                experts_per_token=config.experts_per_token,
+                guided=config.guided,
             )
         # Of the checkpoint's own loss, which is not used here.
         for name in ("logit_scale", "logit_bias"):
@@ -147,6 +150,7 @@ class DualEncoder(Encoder):
             if self.config.experts:
                 guide = {"guide": Guide(batch.aspect_WT, batch.mask_WT, bidirectional=True)}
             read_WP = self.towers.get_text_features(**batch.words, **guide).pooler_output
+            spread_gates(self.guided_experts(), batch.owner_W, len(batch))
             text_BP = zero_BP.index_copy(0, batch.owner_W, read_WP.float())
         return nn.functional.normalize(image_BP, dim=1) + nn.functional.normalize(text_BP, dim=1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from encoders.guided_moe import experts_fit
 from moonrec.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -24,15 +25,16 @@ class DualConfig:
     Attributes:
         dims: Matryoshka sizes, largest first; the first is the width of the vectors.
         regions: whether the core region's crop is seen beside the whole picture.
-        experts: experts per feed-forward part of the text tower, of which two are forced (category,
-            attributes); 0 = dense, the baseline.
+        experts: experts per feed-forward part of the text tower; 0 = dense, the baseline.
         experts_per_token: how many routed experts a token goes to.
+        guided: whether two of the experts are forced (category, attributes); else all are routed to.
     """
 
     dims: tuple[int, ...] = (256,)
     regions: bool = True
     experts: int = 0
     experts_per_token: int = 2
+    guided: bool = True
     backbone: str = "dual"
 
     @property
@@ -61,15 +63,17 @@ class DualConfig:
             raise UserError(f"{where}: dims {dims!r}, expected whole numbers from large to small")
         if list(dims) != sorted(set(dims), reverse=True):
             raise UserError(f"{where}: dims {dims!r}, expected whole numbers from large to small")
-        if type(self.regions) is not bool:
-            raise UserError(f"{where}: regions {self.regions!r}, expected true or false")
+        for name in ("regions", "guided"):
+            if type(getattr(self, name)) is not bool:
+                raise UserError(f"{where}: {name} {getattr(self, name)!r}, expected true or false")
         for name, lowest in (("experts", 0), ("experts_per_token", 1)):
             if not _is_count(getattr(self, name), lowest):
                 raise UserError(f"{where}: {name} {getattr(self, name)!r}, expected a number from {lowest}")
-        if self.experts and (self.experts < 3 or self.experts_per_token > self.experts - 2):
+        if self.experts and not experts_fit(self.experts, self.experts_per_token, guided=self.guided):
+            forced = "two are forced (category, attributes), and " if self.guided else ""
             raise UserError(
-                f"{where}: {self.experts} experts, {self.experts_per_token} per token: two are forced "
-                "(category, attributes), and those of any other token must be found among the rest"
+                f"{where}: {self.experts} experts, {self.experts_per_token} per token: {forced}a token's "
+                f"experts must be found among {'the others' if self.guided else 'them'}"
             )
 
 

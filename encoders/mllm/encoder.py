@@ -75,7 +75,7 @@ class MllmEncoder(Encoder):
         nn.init.zeros_(self.out.bias)
         guide_layers(language_model_of(self.model))
         if config.experts:
-            self.upcycle(config.experts, config.experts_per_token, config.expert_every)
+            self.upcycle(config.experts, config.experts_per_token, config.expert_every, guided=config.guided)
         if config.lora_rank:
             self.adapt(config.lora_rank)
         self.reader = Reader(
@@ -216,8 +216,8 @@ class MllmEncoder(Encoder):
         self.out.weight.copy_(principal_directions(torch.cat(pooled), self.config.dim)[0])
         self.out.bias.zero_()
 
-    def upcycle(self, experts: int, experts_per_token: int, every: int = 1) -> None:
-        """Turn dense feed-forward parts into guided experts that compute the same.
+    def upcycle(self, experts: int, experts_per_token: int, every: int = 1, *, guided: bool = True) -> None:
+        """Turn dense feed-forward parts into experts that compute the same.
 
         Raises:
             UserError: there are experts or adapters already, or the numbers do not fit each other.
@@ -225,7 +225,11 @@ class MllmEncoder(Encoder):
         if self.config.experts or self.config.lora_rank:
             raise UserError("experts can be made only of a dense encoder without adapters")
         config = replace(
-            self.config, experts=experts, experts_per_token=experts_per_token, expert_every=every
+            self.config,
+            experts=experts,
+            experts_per_token=experts_per_token,
+            expert_every=every,
+            guided=guided,
         )
         config.check("experts")
         add_experts(
@@ -234,6 +238,7 @@ class MllmEncoder(Encoder):
             experts=experts,
             experts_per_token=experts_per_token,
             every=every,
+            guided=guided,
         )
         self.config = config
 

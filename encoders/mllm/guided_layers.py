@@ -62,11 +62,15 @@ def guide_layers(language_model: Any) -> None:
         layer.__class__ = guided
 
 
-def add_experts(language_model: Any, width: int, *, experts: int, experts_per_token: int, every: int) -> None:
+def add_experts(
+    language_model: Any, width: int, *, experts: int, experts_per_token: int, every: int, guided: bool
+) -> None:
     """Turn the dense feed-forward part of every `every`-th layer, from the last backwards, into experts."""
     for layer in list(language_model.layers)[::-1][::every]:
         weight = next(layer.mlp.parameters())
-        moe = GuidedMoE.upcycle(layer.mlp, width=width, experts=experts, experts_per_token=experts_per_token)
+        moe = GuidedMoE.upcycle(
+            layer.mlp, width=width, experts=experts, experts_per_token=experts_per_token, guided=guided
+        )
         layer.mlp = AspectExperts(moe.to(weight.device))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from encoders.guided_moe import experts_fit
 from encoders.products import Aspect
 from moonrec.errors import UserError
 
@@ -30,8 +31,9 @@ class MllmConfig:
     Attributes:
         dims: Matryoshka sizes, largest first; the first is the width of the vectors.
         regions: whether the core region's crop follows the whole picture.
-        experts: experts per feed-forward part, of which two are forced (category, attributes); 0 = dense.
+        experts: experts per feed-forward part; 0 = dense.
         experts_per_token: how many routed experts a token goes to.
+        guided: whether two of the experts are forced (category, attributes); else all are routed to.
         expert_every: every n-th language layer has experts, counted from the last.
         lora_rank: rank of the low-rank adapters; 0 = all weights are trained.
         max_pixels: what a picture is shrunk to; 28 x 28 pixels make a token, for Qwen3-VL 32 x 32.
@@ -43,6 +45,7 @@ class MllmConfig:
     regions: bool = True
     experts: int = 0
     experts_per_token: int = 2
+    guided: bool = True
     expert_every: int = 1
     lora_rank: int = 0
     max_pixels: int = 256 * 28 * 28
@@ -95,13 +98,14 @@ class MllmConfig:
                 raise UserError(f"{where}: {name} {value!r}, expected a whole number from {lowest}")
         if type(self.max_pixels) is not int or not 1024 <= self.max_pixels <= _MAX_PIXELS:
             raise UserError(f"{where}: max_pixels {self.max_pixels!r}, expected 1024 to {_MAX_PIXELS}")
-        for name in ("regions", "from_scratch"):
+        for name in ("regions", "guided", "from_scratch"):
             if type(getattr(self, name)) is not bool:
                 raise UserError(f"{where}: {name} {getattr(self, name)!r}, expected true or false")
-        if self.experts and (self.experts < 3 or self.experts_per_token > self.experts - 2):
+        if self.experts and not experts_fit(self.experts, self.experts_per_token, guided=self.guided):
+            forced = "two are forced (category, attributes), and " if self.guided else ""
             raise UserError(
-                f"{where}: {self.experts} experts, {self.experts_per_token} per token: two are forced "
-                "(category, attributes), and a token's experts must be found among the others"
+                f"{where}: {self.experts} experts, {self.experts_per_token} per token: {forced}a token's "
+                f"experts must be found among {'the others' if self.guided else 'them'}"
             )
 
 

@@ -20,21 +20,22 @@ from encoders.objective.negative_queue import NegativeQueue
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs and hard negatives: vectors, and who they are.
+    """What is found and what is not: vectors, and who they are.
 
     Attributes:
-        anchors_NE, positives_NE: unit vectors of the two sides of the pairs.
+        positives_NE: unit vectors of what the pairs' anchors found.
         hard_ME: unit vectors of hard negatives; each serves all anchors.
         pairs, hard: labels of both.
         first: number of the first of this process's own pairs.
+        gathered: whether it is the batch of all processes.
     """
 
-    anchors_NE: Tensor
     positives_NE: Tensor
     hard_ME: Tensor
     pairs: PairLabels
     hard: ItemLabels
     first: int = 0
+    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,20 @@ def gather_batch(local: Batch) -> Batch:
     """The batches of all processes as one; gradients flow back to the vectors' processes."""
     if world_size() == 1:
         return local
-    vectors = gather_sections([local.anchors_NE, local.positives_NE, local.hard_ME])
-    anchors_NE, positives_NE, hard_ME = (torch.cat(parts) for parts in vectors)
+    vectors = gather_sections([local.positives_NE, local.hard_ME])
+    positives_NE, hard_ME = (torch.cat(parts) for parts in vectors)
     pairs, own, users = local.pairs.positives, local.pairs.own, local.pairs.user_P
     pair_N5 = torch.stack([pairs.product_N, pairs.text_N, own.product_N, own.text_N, users], 1)
     hard_M2 = torch.stack([local.hard.product_N, local.hard.text_N], 1)
     pair_parts, hard_parts = gather_sections([pair_N5, hard_M2])
     product_N, text_N, own_product_N, own_text_N, user_N = torch.cat(pair_parts).unbind(1)
     return Batch(
-        anchors_NE,
         positives_NE,
         hard_ME,
         pairs=PairLabels(ItemLabels(product_N, text_N), ItemLabels(own_product_N, own_text_N), user_N),
         hard=ItemLabels(*torch.cat(hard_parts).unbind(1)),
         first=sum(len(part) for part in pair_parts[: dist.get_rank()]),
+        gathered=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from encoders.objective.infonce import TEMPERATURE
 from moonrec.errors import UserError
 
 LOSSES = ("infonce", "circle")
@@ -54,4 +55,39 @@ class ObjectiveConfig:
             raise UserError(
                 f"the weights of balancing and keeping are {self.balance_weight:g} and {self.keep_weight:g}; "
                 "give 0 or more"
+            )
+
+    def steeper(self) -> float:
+        """How much steeper the loss is than InfoNCE as it starts: circle loss by its scale times that
+        temperature. What holds the vectors is weighted with it, or it would drown (ours)."""
+        return self.circle_scale * TEMPERATURE if self.loss == "circle" else 1.0
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """The parts of MOON2.0's loss (https://arxiv.org/abs/2511.12449); the paper does not give the weights.
+
+    Attributes:
+        learned_weights: whether the query modalities are weighted by the experts that they use, or alike.
+        inter_weight: of query against item, all modalities together.
+        intra_weight: of an item's picture against its own words.
+        sparsity_weight: of how undecided the experts are between the modalities.
+        filter: whether pairs that the encoder does not believe are weighted down.
+
+    Raises:
+        UserError: a weight below 0, or nothing that is left to learn from.
+    """
+
+    learned_weights: bool = True
+    inter_weight: float = 1.0
+    intra_weight: float = 1.0
+    sparsity_weight: float = 0.01
+    filter: bool = True
+
+    def __post_init__(self) -> None:
+        weights = (self.inter_weight, self.intra_weight, self.sparsity_weight)
+        if min(weights) < 0 or not (self.inter_weight or self.intra_weight):
+            raise UserError(
+                f"the weights of the joint round are {', '.join(f'{w:g}' for w in weights)}; give 0 or more, "
+                "and --inter-weight or --intra-weight above 0"
             )

@@ -22,7 +22,7 @@ _BLOCK_CELLS = 4 << 20
 def contrast(
     logits: Logits, anchors_PE: Tensor, candidates_CE: Tensor, excluded_PC: Tensor, positive_P: Tensor
 ) -> Tensor:
-    """Sum over the anchors of their loss.
+    """The loss of each anchor (P,).
 
     Beyond a block of anchors the logits are computed again in the backward pass instead of being kept.
 
@@ -44,11 +44,11 @@ def contrast(
         )
         for anchors_BE, excluded_BC, positive_B in blocks
     ]  # fmt: skip
-    return torch.stack(losses).sum()
+    return torch.cat(losses)
 
 
 def _block(
     logits: Logits, anchors_BE: Tensor, candidates_CE: Tensor, excluded_BC: Tensor, positive_B: Tensor
 ) -> Tensor:
     logits_BC = logits(anchors_BE, candidates_CE, positive_B).masked_fill_(excluded_BC, -torch.inf)
-    return functional.cross_entropy(logits_BC, positive_B, reduction="sum")
+    return functional.cross_entropy(logits_BC, positive_B, reduction="none")

@@ -143,7 +143,10 @@ def _totals(chunks: Sequence[Sequence[RouterStatistics]]) -> Totals:
 
 
 def _detached(statistics: Sequence[RouterStatistics]) -> list[RouterStatistics]:
-    return [replace(layer, probability_X=layer.probability_X.detach()) for layer in statistics]
+    return [
+        replace(layer, probability_X=layer.probability_X.detach(), gate_BR=layer.gate_BR.detach())
+        for layer in statistics
+    ]
 
 
 def _moved(batches: Sequence[ProductBatch], device: torch.device) -> list[ProductBatch]:

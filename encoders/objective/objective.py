@@ -1,7 +1,6 @@
 """What post-training minimises: each anchor must find its positive among all negatives that can be had.
 
-Shapes: P pairs and H hard negatives of this process, N pairs of all processes, E embedding width, D a prefix
-of it.
+Shapes: P pairs and H hard negatives of this process, E embedding width.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 from encoders.objective.candidates import Batch, candidates_of, gather_batch
 from encoders.objective.circle_loss import CircleLoss
 from encoders.objective.config import ObjectiveConfig
-from encoders.objective.contrast import contrast
-from encoders.objective.false_negatives import false_among_pairs
 from encoders.objective.gathering import world_size
-from encoders.objective.infonce import TEMPERATURE, InfoNCE
+from encoders.objective.infonce import InfoNCE
 from encoders.objective.labels import ItemLabels, PairLabels
 from encoders.objective.negative_queue import NegativeQueue
+from encoders.objective.two_way import Asked, two_way_losses
 
 
 class Objective(nn.Module):
@@ -72,15 +70,17 @@ class Objective(nn.Module):
         """
         # At a scale of 14 and more, eight bits leave the logits too coarse to learn from.
         with torch.autocast(anchors_PE.device.type, enabled=False):
-            anchors_PE, positives_PE = _at_least_float32(anchors_PE), _at_least_float32(positives_PE)
-            hard_HE = anchors_PE[:0] if hard_HE is None else _at_least_float32(hard_HE)
+            anchors_PE, positives_PE = at_least_float32(anchors_PE), at_least_float32(positives_PE)
+            hard_HE = anchors_PE[:0] if hard_HE is None else at_least_float32(hard_HE)
             hard = ItemLabels.nobody(len(hard_HE), hard_HE.device) if hard_labels is None else hard_labels
-            local = Batch(anchors_PE, positives_PE, hard_HE, pairs, hard)
+            local = Batch(positives_PE, hard_HE, pairs, hard)
             batch = gather_batch(local) if self.config.spatial else local
-            total = self._contrast(local, batch, queue)
-            if start_PE is not None and self.config.keep_weight:
-                drift_P = 1 - (positives_PE * start_PE.to(positives_PE)).sum(1)
-                total = total + self._keep_weight() * drift_P.sum()
+            asked = Asked.of(anchors_PE, torch.arange(len(pairs), device=anchors_PE.device), batch)
+            candidates = candidates_of(pairs, batch, queue)
+            total = two_way_losses(
+                self.loss, self.config.dims, asked, positives_PE, pairs, batch, candidates
+            ).sum()
+            total = total + self.config.steeper() * self.config.keep_weight * drift(positives_PE, start_PE)
         if not len(batch.pairs):
             raise ValueError("a batch without pairs")
         # Processes may hold different numbers of pairs: each pair of the whole batch counts alike.
@@ -90,38 +90,14 @@ class Objective(nn.Module):
         """The temperature that InfoNCE has learnt so far."""
         return 1 / float(self.loss.scale().detach()) if isinstance(self.loss, InfoNCE) else None
 
-    def _keep_weight(self) -> float:
-        """The weight against this loss: circle loss is steeper than InfoNCE by its scale times the
-        temperature that InfoNCE starts at, and would otherwise drown what holds the vectors (ours)."""
-        steeper = self.config.circle_scale * TEMPERATURE if self.config.loss == "circle" else 1.0
-        return self.config.keep_weight * steeper
 
-    def _contrast(self, local: Batch, batch: Batch, queue: NegativeQueue | None) -> Tensor:
-        """Sum over the local pairs of both directions' mean."""
-        candidates = candidates_of(local.pairs, batch, queue)
-        excluded_PN = false_among_pairs(batch.pairs, local.pairs).T
-        own_P = batch.first + torch.arange(len(local.pairs), device=excluded_PN.device)
-        total = local.anchors_NE.new_zeros(())
-        for dim in self.config.dims:
-            anchors_PD, positives_PD, anchors_ND, candidates_CD = (
-                prefix(x, dim)
-                for x in (local.anchors_NE, local.positives_NE, batch.anchors_NE, candidates.vectors_CE)
-            )
-            total = total + contrast(self.loss, anchors_PD, candidates_CD, candidates.excluded_PC, own_P)
-            total = total + contrast(self.loss, positives_PD, anchors_ND, excluded_PN, own_P)
-        return total / (2 * len(self.config.dims))
+def drift(positives_PE: Tensor, start_PE: Tensor | None) -> Tensor:
+    """Sum over the positives of their cosine distance from where they started; 0 where that is not known."""
+    if start_PE is None:
+        return positives_PE.new_zeros(())
+    return (1 - (positives_PE * start_PE.to(positives_PE)).sum(1)).sum()
 
 
-def prefix(x_NE: Tensor, dim: int) -> Tensor:
-    """The first `dim` columns, scaled to unit length; unit vectors of that width are left alone.
-
-    Raises:
-        ValueError: the vectors are shorter.
-    """
-    if dim > x_NE.shape[1]:
-        raise ValueError(f"a prefix of {dim} out of vectors of {x_NE.shape[1]}")
-    return x_NE if dim == x_NE.shape[1] else nn.functional.normalize(x_NE[:, :dim], dim=1)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """In float32, or as it is in float64: eight bits leave logits too coarse to learn from."""
     return x if x.dtype == torch.float64 else x.float()

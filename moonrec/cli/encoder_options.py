@@ -36,12 +36,17 @@ starting = _several(
     ),
     click.option(
         "--experts", type=click.IntRange(0),
-        help="Experts per feed-forward part: category, attributes and routed ones; 0 for dense parts "
+        help="Experts per feed-forward part, with those of category and attributes; 0 for dense parts "
         "(default: 6 for `compact`; 6 for MLLMs, made where post-training starts, and 0 before; 0 for dual "
         "towers).",
     ),
     click.option(
         "--experts-per-token", type=click.IntRange(1), help="Routed experts that see a token (default: 2).",
+    ),
+    click.option(
+        "--guided/--no-guided", default=None,
+        help="Whether all tokens of the category go to one expert and those of the attributes to another; "
+        "else every token is routed (default: they do; a run keeps its own).",
     ),
     click.option(
         "--regions/--no-regions", default=None,

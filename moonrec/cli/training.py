@@ -55,14 +55,19 @@ def pretrain(**options: Any) -> dict[str, Any]:
     metavar="RUN|NAME|PATH",
     help="A run to go on from, or a backbone as in `pretrain`.",
 )
-@click.option("--rounds", type=CommaSeparated(), default="1,2", show_default=True, help="1, 2 or 1,2.")
+@click.option(
+    "--rounds",
+    type=CommaSeparated(),
+    default="1,2",
+    show_default=True,
+    help="Some of 1, joint, 2, in this order: one query modality per batch; all of them; cleaned purchases.",
+)
 @click.option("--mix", type=Ratio(), default="1:1", show_default=True, help="Shares of searches and events.")
 @click.option(
     "--modality-mix",
-    default="12:3:2",
-    show_default=True,
     metavar="A:B:C",
-    help="Shares of queries shown as image, text, and both.",
+    help="Shares of queries shown as image, text, and both (default: 12:3:2; in the joint round 1:1:1, which "
+    "shows every query in all that it has).",
 )
 @click.option(
     "--purchase-types",
@@ -89,20 +94,67 @@ def pretrain(**options: Any) -> dict[str, Any]:
     default=1,
     show_default=True,
     type=click.IntRange(0),
-    help="Round 2: items of the same category per pair.",
+    help="Rounds joint and 2: items of the same category per pair.",
 )
 @click.option(
     "--spatial/--no-spatial",
     default=True,
     show_default=True,
-    help="Round 2: the items of all processes are negatives.",
+    help="Rounds joint and 2: the items of all processes are negatives.",
 )
 @click.option(
     "--queue",
     default=4096,
     show_default=True,
     type=click.IntRange(0),
-    help="Round 2: items of past batches that are negatives.",
+    help="Rounds joint and 2: items of past batches that are negatives.",
+)
+@click.option(
+    "--objective-weights",
+    default="learned",
+    show_default=True,
+    type=click.Choice(["learned", "even"]),
+    help="Joint round: whether query modalities are weighted by the experts that they use, or alike.",
+)
+@click.option(
+    "--inter-weight",
+    default=1.0,
+    show_default=True,
+    type=FiniteFloat(),
+    help="Joint round: of queries against items.",
+)
+@click.option(
+    "--intra-weight",
+    default=1.0,
+    show_default=True,
+    type=FiniteFloat(),
+    help="Joint round: of items' pictures against their words.",
+)
+@click.option(
+    "--sparsity-weight",
+    default=0.01,
+    show_default=True,
+    type=FiniteFloat(),
+    help="Joint round: of how undecided experts are between the modalities.",
+)
+@click.option(
+    "--balance-weight",
+    default=0.01,
+    show_default=True,
+    type=FiniteFloat(),
+    help="Of using all routed experts alike.",
+)
+@click.option(
+    "--filter/--no-filter",
+    default=True,
+    show_default=True,
+    help="Joint round: pairs that the encoder does not believe count less.",
+)
+@click.option(
+    "--augmented/--no-augmented",
+    default=True,
+    show_default=True,
+    help="Show items by what `moonrec augment` made of them, too, where the table has it.",
 )
 @click.option(
     "--pairs-per-epoch", default=16384, show_default=True, type=click.IntRange(1), help="At most so many."

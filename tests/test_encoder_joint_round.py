@@ -1,0 +1,167 @@
+"""The joint round: which queries it shows how, that it learns and resumes, and what it leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from encoder_helpers import Shop, history, kill_after_lines
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoders.joint_round import JointRound
+from encoders.modality_mix import Contents, ModalityMix
+from encoders.objective.config import JointConfig
+from encoders.objective.sample_filter import margin_of
+from encoders.pairs import Pairs
+from encoders.posttrain import posttrain
+from moonrec.errors import UserError
+
+pytest_plugins = ["encoder_fixtures"]
+
+
+def searches(image: list[bool], text: list[bool]) -> tuple[Contents, Pairs]:
+    """Queries behind one item that shows everything."""
+    has_image, has_text = np.array([True, *image]), np.array([True, *text])
+    count = len(image)
+    nothing, zeros = np.full(count, -1), np.zeros(count, np.int64)
+    return Contents(has_image, has_text, has_text), Pairs(
+        1 + np.arange(count), zeros, nothing, nothing, nothing
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30),
+    st.sampled_from(["12:3:2", "1:1:1", "0:1:0", "1:0:0", "0:0:1", "1:0:4"]),
+    st.integers(0, 100),
+)
+def test_a_query_is_shown_in_something_that_it_has_and_the_mix_asks_for(
+    queries: list[tuple[bool, bool]], mix: str, seed: int
+) -> None:
+    contents, pairs = searches([image for image, _ in queries], [text for _, text in queries])
+    joint = JointRound(JointConfig(), contents, ModalityMix.parse(mix))
+    has_PM, asked_PM = joint.has(pairs), joint.asked(pairs, np.random.default_rng(seed))
+    assert not (asked_PM & ~has_PM).any()
+    assert (asked_PM.any(1) == has_PM.any(1)).all()
+    always = np.array(joint.mix.chances()) == 1
+    assert (asked_PM[:, always] == has_PM[:, always]).all()
+    pools = joint.pools(pairs)
+    shown = set(np.flatnonzero(has_PM.any(1)).tolist()) if has_PM.any(1).sum() > 1 else set()
+    assert {row for pool in pools.pools for row in pool.rows.tolist()} == shown
+
+
+def test_rarer_modalities_are_shown_as_often_as_the_mix_says() -> None:
+    contents, pairs = searches([True] * 8000, [True] * 8000)
+    joint = JointRound(JointConfig(), contents, ModalityMix.parse("12:3:2"))
+    shown = joint.asked(pairs, np.random.default_rng(0)).mean(0)
+    assert shown.tolist() == pytest.approx([1, 3 / 12, 2 / 12], abs=0.02)
+    assert joint.shares(pairs) == pytest.approx({"image": 12 / 17, "text": 3 / 17, "both": 2 / 17})
+
+
+def test_a_photo_without_words_is_asked_as_a_photo_whatever_the_mix() -> None:
+    contents, pairs = searches([True, False], [False, True])
+    joint = JointRound(JointConfig(), contents, ModalityMix.parse("1:1000:1"))
+    assert joint.asked(pairs, np.random.default_rng(0)).tolist() == [
+        [True, False, False],
+        [False, True, False],
+    ]
+
+
+OPTIONS: dict[str, Any] = {"rounds": ("joint",), "learning_rate": 1e-3}
+
+
+def test_the_history_tells_losses_weights_and_what_was_filtered(shop: Shop, tmp_path: Path) -> None:
+    metrics = posttrain(shop.training(tmp_path / "run", **OPTIONS))
+    start, first, second = history(tmp_path / "run")
+    assert start["loss"] is None
+    for line in (first, second):
+        assert line["margin"] == pytest.approx(margin_of(line["epoch"]))
+        assert 0 <= line["filtered"] <= 1
+        for name in ("image", "text", "both"):
+            assert 0 < line[f"weight_{name}"] < 1
+            assert line[f"inter_{name}"] > 0
+    assert second["intra"] < first["intra"]
+    assert second["inter_image"] < first["inter_image"]
+    shares = metrics["rounds"][0]["modalities"]["searches"]["shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    table = pq.read_table(tmp_path / "run" / "filtered.parquet")
+    weights = table.column("weight").to_numpy()
+    assert len(weights) > 0
+    assert weights.max() < 1
+    assert (np.diff(weights) >= 0).all()
+    assert set(table.column("item_id").to_pylist()) <= set(shop.item_ids())
+    asked = pq.read_table(shop.searches).column("item_id").to_pylist()
+    for row in table.to_pylist():
+        assert (row["search"] is None) != (row["query_item_id"] is None)
+        if row["search"] is not None:
+            assert row["item_id"] == asked[row["search"]]
+    assert "report.html" in {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_killed_run_goes_on_to_the_same_encoder_and_history(shop: Shop, tmp_path: Path) -> None:
+    whole = posttrain(shop.training(tmp_path / "whole", **OPTIONS))
+    config = shop.training(tmp_path / "run", **OPTIONS)
+    kill_after_lines(config, 2)
+    assert posttrain(config)["encoder_fingerprint"] == whole["encoder_fingerprint"]
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    names = ("run", "whole")
+    once, twice = (pq.read_table(tmp_path / name / "filtered.parquet") for name in names)
+    assert once == twice
+
+
+@pytest.mark.parametrize(
+    "switched_off",
+    [
+        {"filter": False},
+        {"intra_weight": 0.0},
+        {"inter_weight": 0.0},
+        {"objective_weights": "even"},
+        {"hard_negatives": 0, "queue": 0},
+        {"experts": 0},
+        {"guided": False},
+        {"chunk_size": 50},
+    ],
+)
+def test_every_part_can_be_switched(switched_off: dict[str, Any], shop: Shop, tmp_path: Path) -> None:
+    options: dict[str, Any] = OPTIONS | {"epochs": 1, "pairs_per_epoch": 128} | switched_off
+    posttrain(shop.training(tmp_path / "run", **options))
+    line = history(tmp_path / "run")[-1]
+    assert (
+        ("filtered" in line)
+        == (tmp_path / "run" / "filtered.parquet").exists()
+        == options.get("filter", True)
+    )
+    assert (line["intra"] > 0) == (options.get("intra_weight") != 0)
+    even = options.get("objective_weights") == "even" or options.get("experts") == 0
+    assert (line["weight_image"] == pytest.approx(1 / 3, abs=1e-6)) == even
+
+
+def test_searches_of_photos_alone_train_with_that_modality_alone(shop: Shop, tmp_path: Path) -> None:
+    table = pq.read_table(shop.searches).drop_columns(["query_text"])
+    pq.write_table(table, tmp_path / "photos.parquet")
+    options = OPTIONS | {"searches": str(tmp_path / "photos.parquet"), "events": None, "epochs": 1}
+    posttrain(shop.training(tmp_path / "run", **options))
+    line = history(tmp_path / "run")[-1]
+    assert line["weight_text"] == line["weight_both"] == 0
+    assert "inter_text" not in line
+    assert line["weight_image"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": ("joint", "1")}, "some of 1,joint,2, in this order"),
+        ({"objective_weights": "best"}, "learned, even"),
+        ({"inter_weight": 0.0, "intra_weight": 0.0}, "--inter-weight or --intra-weight"),
+        ({"modality_mix": "0:0:0"}, "not all 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options: dict[str, Any], message: str, shop: Shop, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        posttrain(shop.training(tmp_path / "run", **(OPTIONS | options)))
