@@ -15,6 +15,10 @@ from moonrec.ids import codes_of, rows_of
 from moonrec.tables import Table
 
 
+class NoQueries(UserError):
+    """A task finds nothing to ask."""
+
+
 @dataclass(frozen=True)
 class Queries:
     """Distinct queries (Q) and their positives (P).
@@ -32,7 +36,11 @@ class Queries:
 
 
 def distinct_queries(
-    searches: Table, item_ids: pa.Array | pa.ChunkedArray, keys: Sequence[bytes | None]
+    searches: Table,
+    item_ids: pa.Array | pa.ChunkedArray,
+    keys: Sequence[bytes | None],
+    *,
+    leave_own_out: bool = True,
 ) -> Queries:
     """Group the rows of `searches` into queries.
 
@@ -40,19 +48,21 @@ def distinct_queries(
         searches: the table.
         item_ids: the catalogue's ids; `item_P` are positions in them.
         keys: per row what the query is (rows with an equal key are one query); None leaves the row out.
+        leave_own_out: whether the item whose picture the query is is left out of its ranking.
 
     Raises:
-        UserError: no query is left.
+        NoQueries: no query is left.
     """
-    columns = ["item_id", *(["query_item_id"] if "query_item_id" in searches.column_names else [])]
+    has_own = leave_own_out and "query_item_id" in searches.column_names
+    columns = ["item_id", *(["query_item_id"] if has_own else [])]
     table = searches.read(columns)
     used = np.array([key is not None for key in keys], bool)
     own = np.full(len(table), -1, np.int64)
-    if "query_item_id" in columns:
+    if has_own:
         own = rows_of(table.column("query_item_id"), item_ids)
     names = pa.array([key for key in keys if key is not None], pa.binary())
     if not len(names):
-        raise UserError(f"{searches.path}: no row has a usable query for this task")
+        raise NoQueries(f"{searches.path}: no row has a usable query for this task")
     query = names.dictionary_encode().indices.to_numpy()
     taken, taken_ids = codes_of(table.column("item_id"))
     pairs = np.unique(np.stack([query, taken[used]], 1), axis=0)
@@ -68,7 +78,7 @@ def distinct_queries(
     number = np.cumsum(asked) - 1
     found = item_P >= 0
     if not asked.any():
-        raise UserError(f"{searches.path}: every query's only positive is its own picture's item")
+        raise NoQueries(f"{searches.path}: every query's only positive is its own picture's item")
     return Queries(rows[asked], own[rows][asked], number[query_P[found]], item_P[found], positives[asked])
 
 
@@ -94,6 +104,6 @@ def image_digest(product: Product) -> bytes:
     return Product("", product.image, ()).digest()
 
 
-def without_text(product: Product) -> Product:
-    """The picture alone, as the image-to-item task shows it."""
-    return Product(product.key, product.image, (), product.broken)
+def text_digest(product: Product) -> bytes:
+    """Equal for equal words."""
+    return Product("", None, product.texts).digest()

@@ -68,7 +68,11 @@ class Stages:
             f"{Path(encoder).name}_search",
             lambda out: moonrec.evaluate(
                 moonrec.EvaluateConfig(
-                    encoder=encoder, items=self.table("items"), searches=self.table("searches_test"), out=out
+                    encoder=encoder,
+                    items=self.table("items"),
+                    searches=self.table("searches_test"),
+                    tasks=("image_to_item",),
+                    out=out,
                 )
             ),
         )

@@ -63,7 +63,11 @@ class Chain:
             f"evaluate_{name}",
             lambda out: moonrec.evaluate(
                 moonrec.EvaluateConfig(
-                    encoder=encoder, items=self.table("items"), searches=self.table("searches_test"), out=out
+                    encoder=encoder,
+                    items=self.table("items"),
+                    searches=self.table("searches_test"),
+                    tasks=("image_to_item",),
+                    out=out,
                 )
             ),
         )

@@ -1,4 +1,4 @@
-"""Image-search recall against brute force over the vectors."""
+"""Image-search recall against brute force over the vectors, and what an evaluation refuses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from encoders.evaluate import EvaluateConfig, evaluate
 from encoders.export import ExportConfig, export
 from encoders.features import Featurizer
 from encoders.loading import COMPACT, load_encoder
-from encoders.products import Aspect, Product, iter_queries
-from encoders.queries import distinct_queries, image_digest, without_text
+from encoders.products import IMAGE_ONLY, Aspect, Product, iter_queries
+from encoders.queries import distinct_queries, image_digest
+from encoders.raw_products import shown
 from encoders.towers import Towers, pretrained_fingerprint
 from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
 from moonrec.errors import UserError
@@ -59,7 +60,7 @@ def brute_force(shop: Shop, trained: Path, embeddings: Path, towers: Towers) -> 
     searches = open_table(shop.test_searches, SEARCHES)
     encoder, _ = load_encoder(str(trained))
     run = Featurizer(towers=towers, fingerprint=pretrained_fingerprint(), cache=None, device=CPU)
-    features = run.table([[without_text(p) for p in batch] for batch in iter_queries(searches)])
+    features = run.table([[shown(p, IMAGE_ONLY) for p in batch] for batch in iter_queries(searches)])
     vectors_QE, empty = encode(encoder, features, device=CPU)
     catalogue = EmbeddingSet.open(embeddings)
     ids = catalogue.ids.to_pylist()
@@ -78,9 +79,12 @@ def test_ranks_are_those_of_brute_force_with_items_and_with_embeddings(
     shop: Shop, trained: Path, embeddings: Path, towers: Towers, tmp_path: Path
 ) -> None:
     expected = brute_force(shop, trained, embeddings, towers)
-    with_items = evaluated(shop, tmp_path / "items", encoder=str(trained), items=shop.items)
+    tasks = ("image_to_item", "text_to_item", "item_to_item")
+    with_items = evaluated(shop, tmp_path / "items", encoder=str(trained), items=shop.items, tasks=tasks)
     with_set = evaluated(shop, tmp_path / "set", encoder=str(trained), embeddings=str(embeddings))
     assert with_items["retrieval"] == with_set["retrieval"]
+    assert tuple(with_set["retrieval"]) == tasks
+    assert {"image_to_text", "text_to_image", "classification", "attributes"} == set(with_set["left_out"])
     assert with_items["queries"] == expected.pop("queries")
     assert with_items["catalogue"] == 60
     assert with_items["positives_in_catalogue"] == with_items["positives"]
@@ -99,7 +103,8 @@ def test_the_untrained_encoder_is_evaluated_against_its_own_export(
 ) -> None:
     out = str(tmp_path / "set")
     export(ExportConfig(encoder=COMPACT, items=shop.items, out=out, dim=dim, cache=shop.cache, device="cpu"))
-    metrics = evaluated(shop, tmp_path / "run", encoder=COMPACT, items=shop.items, embeddings=out)
+    options = {"encoder": COMPACT, "items": shop.items, "embeddings": out, "tasks": (TASK,)}
+    metrics = evaluated(shop, tmp_path / "run", **options)
     assert metrics["catalogue"] == 60
     assert metrics["retrieval"][TASK]["hit@10"] > 10 / 60
 
@@ -222,7 +227,7 @@ def test_queries_point_to_their_first_row_their_own_item_and_their_positives(tmp
 def test_photos_are_one_query_if_their_bytes_are_equal() -> None:
     one = Product("row 0", picture(1), ((Aspect.TITLE, "words"),))
     boxed = Product("row 9", picture(1), (), region=(0.0, 0.0, 0.5, 0.5))
-    assert image_digest(one) == image_digest(without_text(Product("row 9", picture(1), ())))
+    assert image_digest(one) == image_digest(Product("row 9", picture(1), ()))
     assert image_digest(one) == image_digest(boxed)
     assert image_digest(one) != image_digest(Product("row 0", picture(2), ()))
 
@@ -234,7 +239,13 @@ def test_photos_are_one_query_if_their_bytes_are_equal() -> None:
         ({"encoder": COMPACT}, "--items TABLE or --embeddings EMB"),
         ({"encoder": COMPACT, "embeddings": True}, "--items"),
         ({"embeddings": True}, "query_item_id"),
-        ({"encoder": True, "embeddings": True}, "query_image"),
+        ({"encoder": True, "embeddings": True, "tasks": ("image_to_item",)}, "query_image"),
+        ({"encoder": True, "embeddings": True, "tasks": ("item_to_item",)}, "query_image"),
+        ({"encoder": True, "embeddings": True, "tasks": ("text_to_image",)}, "--items"),
+        ({"encoder": True, "embeddings": True, "tasks": ("classification",)}, "--items"),
+        ({"encoder": True, "embeddings": True, "tasks": ("text_to_item", "t2i")}, "'t2i' is no task"),
+        ({"encoder": True, "embeddings": True, "tasks": ()}, "expected some of image_to_item, text_to_item"),
+        ({"embeddings": True, "tasks": ("text_to_item",)}, "name its --encoder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(

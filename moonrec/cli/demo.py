@@ -154,7 +154,12 @@ def _evaluate(places: _Places, backbone: str) -> list[dict[str, Any]]:
     ):
         metrics = evaluate(
             EvaluateConfig(
-                encoder=encoder, items=items, searches=searches, cache=cache, out=places.folder(run)
+                encoder=encoder,
+                items=items,
+                searches=searches,
+                tasks=("image_to_item",),
+                cache=cache,
+                out=places.folder(run),
             )
         )
         found = metrics["retrieval"]["image_to_item"]

@@ -8,7 +8,7 @@ import click
 
 from moonrec.cli import main
 from moonrec.cli.encoder_options import computing, run_folder, with_cache
-from moonrec.cli.framework import command
+from moonrec.cli.framework import CommaSeparated, command
 from moonrec.cli.repeated import repeated
 from moonrec.errors import UserError
 
@@ -60,12 +60,24 @@ def _export_items(options: dict[str, Any]) -> dict[str, Any]:
 @command(main, "evaluate")
 @click.option("--encoder", metavar="RUN", help="A run folder, or `compact` (untrained).")
 @click.option("--embeddings", metavar="EMB", help="An embedding set as the catalogue.")
-@click.option("--items", metavar="TABLE", help="The catalogue to encode, when no --embeddings are given.")
-@click.option("--searches", required=True, metavar="TABLE", help="Query photos and what was taken.")
+@click.option(
+    "--items",
+    metavar="TABLE",
+    help="The catalogue to encode; with --embeddings, for tasks that need its words, pictures or labels.",
+)
+@click.option(
+    "--searches", required=True, metavar="TABLE", help="Queries (photos, words or both) and what was taken."
+)
+@click.option(
+    "--tasks",
+    type=CommaSeparated(),
+    help="Some of image_to_item, text_to_item, item_to_item, image_to_text, text_to_image, classification, "
+    "attributes (default: all that the data allow).",
+)
 @computing
 @run_folder
 def evaluate(**options: Any) -> dict[str, Any]:
-    """Measure image-search recall: the user's photo against the whole catalogue."""
+    """Measure retrieval, zero-shot classification and attributes, without training on the vectors."""
     from encoders.evaluate import EvaluateConfig
     from encoders.evaluate import evaluate as run
 

@@ -1,0 +1,1 @@
+"""Zero-shot evaluation of an encoder: retrieval, classification and attribute prediction."""
