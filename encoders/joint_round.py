@@ -4,7 +4,7 @@ https://arxiv.org/abs/2511.12449).
 One batch carries every query as a picture, as words and as both, as far as it has them; with a modality mix
 other than even, the rarer modalities are shown for a share of the queries only (ours).
 
-Shapes: P pairs, R feature rows, M query modalities.
+Shapes: P pairs, R feature rows; M query modalities, or catalogue rows.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ class JointRound:
         config: the parts of the loss.
         contents: what each feature row has.
         mix: how often a query is shown in each modality.
+        held_out_M: catalogue rows whose picture is never aligned with their words: they tell when to stop.
     """
 
     config: JointConfig
     contents: Contents
     mix: ModalityMix
+    held_out_M: np.ndarray
 
     def has(self, pairs: Pairs) -> np.ndarray:
         """(P, M) in which modalities a pair's query can be shown, of those that the mix asks for."""

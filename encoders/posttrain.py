@@ -10,12 +10,15 @@ that they use, pictures aligned with words, doubtful pairs filtered.
 
 from __future__ import annotations
 
+import copy
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from encoders.encoder import Encoder
+from encoders.heatmap.choose import chosen_products, held_out_items
+from encoders.heatmap.in_report import Looks
 from encoders.launch import check_fsdp, default_chunk, make_accelerator, needs_find_unused
 from encoders.loading import COMPACT, StartOptions, cache_folder, start_encoder
 from encoders.look import Look
@@ -26,6 +29,7 @@ from encoders.training_loop import Trainer
 from encoders.training_state import Checkpoint
 from moonrec.errors import UserError
 from moonrec.runs import open_run, partial_folder
+from moonrec.tables import Table
 
 ROUNDS = ("1", "joint", "2")
 OBJECTIVE_WEIGHTS = ("learned", "even")
@@ -81,6 +85,7 @@ class PosttrainConfig:
     patience: int = 3
     window: int = 3
     max_gap_days: float = 365.0
+    heatmaps: int = 3
     seed: int = 0
     device: str = "auto"
     cache: str | None = None
@@ -141,6 +146,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
         if not ready:
             rows = calibration_rows(maker.sources, len(products.item_ids))
             encoder.to(accelerator.device).calibrate(products.table, rows, config.seed)
+        before = copy.deepcopy(encoder) if run is not None and _drawn(config, encoder) else None
         checkpoint = Checkpoint(partial / "checkpoint", writes=accelerator.is_main_process)
         trainer = Trainer(
             encoder, products, accelerator, run, checkpoint,
@@ -163,8 +169,29 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             metrics["encoder_fingerprint"] = whole.fingerprint()
             whole.save_pretrained(run.model_dir)
             run.save_metrics(metrics)
-            write_report(run, metrics, _flags(config))
+            looks = None
+            if before is not None:
+                examples = held_out_items(maker.sources, products, config.heatmaps)
+                shown = chosen_products(tables["items"], examples) if examples else []
+                look = Look(whole, accelerator.device, cache)
+                shown = [product for batch in look(tables["items"], [shown]) for product in batch]
+                looks = Looks(
+                    before.to(accelerator.device), whole.to(accelerator.device), shown, accelerator.device
+                )
+            write_report(run, metrics, _flags(config), looks)
     return metrics
+
+
+def _drawn(config: PosttrainConfig, encoder: Encoder) -> bool:
+    """Whether the report shows heatmaps before and after; a language model is not kept twice for it."""
+    return config.heatmaps > 0 and encoder.config.backbone != "mllm"
+
+
+def _looks(before: Encoder, after: Encoder, items: Table, examples: list[str], look: Look) -> Looks:
+    """What the heatmaps of some items are drawn from."""
+    products = chosen_products(items, examples) if examples else []
+    shown = [product for batch in look(items, [products]) for product in batch]
+    return Looks(before.to(look.device), after.to(look.device), shown, look.device)
 
 
 def _keep_weight(config: PosttrainConfig, encoder: Encoder) -> float:

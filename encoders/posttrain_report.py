@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from encoders.filtered_pairs import FILE
+from encoders.heatmap.in_report import Looks, report_heatmaps
 from encoders.modality_report import of_modality, report_modalities
 from moonrec.report import Report, line_figure
 from moonrec.runs import Run
 
 
-def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write `report.html` of a post-training into the run's folder."""
+def write_report(
+    run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any], looks: Looks | None = None
+) -> None:
+    """Write `report.html` of a post-training into the run's folder.
+
+    Args:
+        run: whose history is drawn.
+        metrics: of the run.
+        config: its options.
+        looks: what is shown as heatmaps before and after, or None.
+    """
     rounds = metrics["rounds"]
     summary = ", ".join(f"{r['name']}: best epoch {r['best_epoch']} of {r['epochs']}" for r in rounds)
     report = Report("moonrec posttrain", summary)
@@ -20,8 +33,28 @@ def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]
     _warn_of_leaks(report, rounds, config)
     for one in rounds:
         report_round(report, one, run.history)
+    _report_filtered(report, run, rounds)
+    if looks is not None:
+        report_heatmaps(report, looks)
     report_end(report, metrics, config)
     report.save(run.path / "report.html")
+
+
+def _report_filtered(report: Report, run: Run, rounds: Sequence[Mapping[str, Any]]) -> None:
+    """The pairs that the sample filter believes least."""
+    path = run.path / FILE
+    if not path.exists():
+        return
+    table = pq.read_table(path)
+    joint = next(one for one in rounds if "filtered" in one)
+    report.heading("Pairs that training does not believe")
+    report.text(
+        f"{len(table):,} of {joint['filtered']['pairs']:,} pairs counted less than 1 in epoch "
+        f"{joint['filtered']['epoch']} of the joint round; "
+        f"{FILE} beside this page lists them."
+    )
+    if len(table):
+        report.table(table.slice(0, 10).to_pylist(), "The ten least believed")
 
 
 def report_round(report: Report, one: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:

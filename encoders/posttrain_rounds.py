@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from encoders.catalogue_pairs import catalogue_pairs
 from encoders.cleaning import (
     Cleaned,
     CleaningSteps,
@@ -34,12 +35,13 @@ from encoders.modality_mix import (
     pools_of,
 )
 from encoders.objective.config import JointConfig, ObjectiveConfig
-from encoders.pairs import NoPairs, Pairs, PairSource, pairs_from_events, pairs_from_searches, purchase_types
+from encoders.pairs import Pairs, PairSource, pairs_from_events, pairs_from_searches
+from encoders.products import IMAGE_ONLY, TEXT_ONLY
+from encoders.purchases import find_purchases
 from encoders.sampling import PlannedBatch, epoch_plan
 from encoders.training_data import Products
 from encoders.training_round import Round
-from encoders.validation_recall import ValidationRecall
-from moonrec.errors import UserError
+from encoders.validation_recall import Validate, ValidationRecall
 from moonrec.tables import Table
 
 if TYPE_CHECKING:
@@ -49,14 +51,6 @@ _CANDIDATES = 20_000
 _CANDIDATES_LIVE = 4_000
 # Of the learning rate: round 2 refines what round 1 has found, on fewer and steeper pairs. Ours.
 _SECOND_RATE = 1 / 3
-
-
-@dataclass(frozen=True)
-class _Purchases:
-    """What of one source was bought, and which events that means (none: the log does not tell)."""
-
-    source: PairSource
-    types: tuple[str, ...]
 
 
 def joint_config(config: PosttrainConfig) -> JointConfig:
@@ -112,7 +106,7 @@ class RoundMaker:
         if "2" in config.rounds:
             # Before hours of round 1: what would stop round 2 is seen here.
             self._evidence = self._gather_evidence()
-            self._bought = self._purchases()
+            self._bought = find_purchases(self.sources, tables, config.purchase_types, self._pairs)
             for bought in self._bought:
                 self._cleaned(bought.source, np.zeros(len(bought.source.training)))
 
@@ -165,7 +159,10 @@ class RoundMaker:
         """All behaviour, with queries of all modalities in every batch, against hard negatives as well."""
         config, products = self._config, self._products
         mix = EVEN if config.modality_mix is None else self._mix
-        joint = JointRound(joint_config(config), self._contents, mix)
+        own_sides = catalogue_pairs(products, config.seed)
+        held_out_M = np.zeros(len(products.item_ids), bool)
+        held_out_M[own_sides.validation.positive] = True
+        joint = JointRound(joint_config(config), self._contents, mix, held_out_M)
         queue = min(config.queue, len(np.unique(products.product_M)))
         objective = ObjectiveConfig(
             "infonce",
@@ -186,8 +183,24 @@ class RoundMaker:
             hard=self._hard_negatives(self.sources, self.sources) if config.hard_negatives else (),
             hard_count=config.hard_negatives,
             joint=joint,
+            validate=self._validates_both(made.validate, own_sides) if config.intra_weight else made.validate,
             facts=made.facts | {"queue": {"asked": config.queue, "held": queue}},
         )
+
+    def _validates_both(self, found: Validate, own_sides: PairSource) -> Validate:
+        """Of both alignments: whether items are found, and whether pictures find their own words."""
+        agree = ValidationRecall(
+            [own_sides],
+            items=len(self._products.item_ids),
+            candidates=self._candidates(),
+            seed=self._config.seed,
+            query_view=IMAGE_ONLY,
+            item_view=TEXT_ONLY,
+        )
+        return lambda encoder, table, device: found(encoder, table, device) | agree(encoder, table, device)
+
+    def _candidates(self) -> int:
+        return _CANDIDATES if isinstance(self._products.table, FeatureTable) else _CANDIDATES_LIVE
 
     def _round(
         self,
@@ -226,7 +239,7 @@ class RoundMaker:
         validate = ValidationRecall(
             sources,
             items=items,
-            candidates=_CANDIDATES if isinstance(self._products.table, FeatureTable) else _CANDIDATES_LIVE,
+            candidates=self._candidates(),
             seed=config.seed,
         )
         facts = {
@@ -267,36 +280,6 @@ class RoundMaker:
             window=config.window,
             max_gap_days=config.max_gap_days,
         )
-
-    def _purchases(self) -> list[_Purchases]:
-        """Of each source the pairs that were bought; all of them where the log does not tell, or too little.
-
-        Raises:
-            UserError: an event of `--purchase-types` occurs nowhere.
-        """
-        types = {source.name: self._purchase_types(self._tables[source.name]) for source in self.sources}
-        asked = self._config.purchase_types
-        if asked and not any(types.values()):
-            raise UserError(f"--purchase-types {','.join(asked)}: no such event in {' or '.join(types)}")
-        bought = []
-        for earlier in self.sources:
-            name, kinds = earlier.name, types[earlier.name]
-            try:
-                later = self._pairs(name, kinds).with_validation_of(earlier) if kinds else earlier
-            except NoPairs:
-                later = earlier
-            enough = later is not earlier and len(later.training) > 1
-            bought.append(_Purchases(later if enough else earlier, kinds if enough else ()))
-        return bought
-
-    def _purchase_types(self, table: Table) -> tuple[str, ...]:
-        asked = self._config.purchase_types
-        if not asked:
-            return purchase_types(table)
-        if "event" not in table.column_names:
-            return ()
-        kinds = set(table.read(["event"]).column("event").to_pylist())
-        return tuple(kind for kind in asked if kind in kinds)
 
     def _gather_evidence(self) -> Evidence:
         items, searches = self._tables["items"], self._tables.get("searches")

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 
+from encoders.catalogue_pairs import catalogue_pairs
 from encoders.encoder import Encoder
 from encoders.launch import check_fsdp, default_chunk, make_accelerator, needs_find_unused
 from encoders.loading import COMPACT, StartOptions, cache_folder, start_encoder
 from encoders.look import Look
 from encoders.modality_mix import Combination, Pool, SourcePools
 from encoders.objective.config import ObjectiveConfig
-from encoders.pairs import VALIDATION_SHARE, Pairs, PairSource
 from encoders.pretrain_report import write_report
 from encoders.products import IMAGE_ONLY, TEXT_ONLY
 from encoders.raw_products import RawTable
@@ -37,7 +37,6 @@ from moonrec.runs import Run, open_run, partial_folder
 from moonrec.tables import Table
 
 _CANDIDATES = 20_000
-_MAX_HELD_OUT = 500
 _ALIGNMENT = Combination(IMAGE_ONLY, TEXT_ONLY, 1.0)
 
 
@@ -143,7 +142,7 @@ def _alignment(
     config: PretrainConfig, path: Path, products: Products, encoder: Encoder, keep: float, processes: int
 ) -> Callable[[], Round]:
     """The round in which each picture must find its own words among those of the batch."""
-    source = _catalogue_pairs(products, config.seed)
+    source = catalogue_pairs(products, config.seed)
     if not len(source.training):
         raise UserError(
             f"{path}: aligning pictures with words needs products that have both, and fewer than two have"
@@ -174,25 +173,6 @@ def _alignment(
     objective = ObjectiveConfig("infonce", encoder.config.dims, keep_weight=keep)
     return lambda: Round(
         "alignment", [source], plan, objective, validate, config.learning_rate, config.epochs, config.patience
-    )
-
-
-def _catalogue_pairs(products: Products, seed: int) -> PairSource:
-    """Each product with itself, where it has picture and words; SKUs of one product are held out together."""
-    items = len(products.item_ids)
-    rows = np.flatnonzero((products.table.has_image() & products.table.has_text())[:items])
-    codes = np.unique(products.product_M[rows])
-    count = min(_MAX_HELD_OUT, round(VALIDATION_SHARE * len(codes)))
-    held = np.random.default_rng((seed, 1)).permutation(codes)[:count]
-    held_out = np.isin(products.product_M[rows], held)
-
-    def pairs(chosen: np.ndarray) -> Pairs:
-        nobody = np.full(len(chosen), -1)
-        return Pairs(anchor=chosen, positive=chosen, user=nobody, own=nobody, shown_negative=nobody)
-
-    training = rows[~held_out]
-    return PairSource(
-        "catalogue", pairs(training if len(training) > 1 else training[:0]), pairs(rows[held_out])
     )
 
 

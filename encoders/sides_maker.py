@@ -91,7 +91,8 @@ class SidesMaker:
         return torch.from_numpy(np.where(pairs.user >= 0, pairs.user, asked))
 
     def _two_sided_items(self, shown: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those rows that have a picture and words, once each, and the items that they show."""
+        """The rows to align, those with a picture and words, once each, and the items that they show."""
         shown, first = np.unique(shown, return_index=True)
-        both = self._two_sided[shown]
+        assert self._round.joint is not None
+        both = self._two_sided[shown] & ~self._round.joint.held_out_M[items[first]]
         return shown[both], items[first][both]

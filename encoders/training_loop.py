@@ -124,7 +124,7 @@ class Trainer:
             state.experts = loop.expert_use.counts
             state.record(recall, self.encoder)
             if round_.joint is not None and round_.joint.config.filter:
-                self._write_filtered(loop, round_, state.epoch)
+                state.filtered = self._write_filtered(loop, round_, state.epoch)
             if self._run is not None:
                 self._run.log(round=round_.name, epoch=state.epoch, **figures, **recall)
             self._checkpoint.save(number, state, trained, self._lines())
@@ -150,6 +150,7 @@ class Trainer:
             },
             "experts": loop.expert_use.shares(),
             **round_.facts,
+            **({"filtered": state.filtered} if state.filtered else {}),
         }
 
     def _objective(self, round_: Round) -> Objective | JointObjective:
@@ -163,10 +164,13 @@ class Trainer:
         """Write down the products of a batch that could not be learnt from; returns where."""
         return self._checkpoint.note(f"broken_batch_{self.accelerator.process_index}.txt", names)
 
-    def _write_filtered(self, loop: RoundLoop, round_: Round, epoch: int) -> None:
+    def _write_filtered(self, loop: RoundLoop, round_: Round, epoch: int) -> dict[str, int]:
+        """Write down whom the filter weighted down in an epoch; returns how many that were."""
         weights = loop.filtered.take(self.device)
         if self._run is not None:
             write_filtered(self._run.path, weights, round_.sources, self.products, epoch)
+        down = int((weights[:, 2] < 1).sum())
+        return {"epoch": epoch, "pairs": len(weights), "down_weighted": down}
 
     def _start_or_resume(self, number: int, round_: Round, trained: Trained) -> RoundState:
         saved = self._checkpoint.load(number)

@@ -11,7 +11,7 @@ from encoders.joint_round import JointRound
 from encoders.objective.config import ObjectiveConfig
 from encoders.pairs import PairSource
 from encoders.sampling import PlannedBatch
-from encoders.validation_recall import ValidationRecall
+from encoders.validation_recall import Validate
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Round:
         sources: pairs to train on.
         plan: the batches of an epoch, by its number.
         objective: loss and negatives.
-        validate: the recall that early stopping looks at.
+        validate: the held-out recall that early stopping looks at (`validation_recall.score`).
         learning_rate, epochs, patience: epochs at most, and how many without gain before it stops.
         hard: per source, draws hard negatives for the positives of a batch; empty for none.
         hard_count: how many for each pair.
@@ -35,7 +35,7 @@ class Round:
     sources: Sequence[PairSource]
     plan: Callable[[int], list[PlannedBatch]]
     objective: ObjectiveConfig
-    validate: ValidationRecall
+    validate: Validate
     learning_rate: float
     epochs: int
     patience: int

@@ -33,7 +33,8 @@ _LEAST_GAIN = 0.01
 class RoundState:
     """Epoch counters of one round; validation recall at its start and at its best, with the best weights.
 
-    `experts` counts the tokens of each aspect that each expert has seen (`ExpertUse.counts`).
+    `experts` counts the tokens of each aspect that each expert has seen (`ExpertUse.counts`); `filtered` says
+    of how many pairs the sample filter weighted how many down, and in which epoch.
     """
 
     epoch: int = 0
@@ -43,6 +44,7 @@ class RoundState:
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
     experts: Tensor | None = None
+    filtered: dict[str, int] = field(default_factory=dict)
     pairs_seen: int = 0
     seconds: float = 0.0
 

@@ -25,6 +25,10 @@ CUTOFFS = {"searches": 10, "events": 50, "catalogue": 10}
 FEWEST_PAIRS = 20
 
 
+# What a round is judged by: all processes call it; see `ValidationRecall.__call__` for what it gives.
+Validate = Callable[[Encoder, ProductTable, torch.device], dict[str, float]]
+
+
 class ValidationRecall:
     """Share of held-out pairs whose positive is among the first K of the catalogue, per source of pairs.
 

@@ -64,6 +64,7 @@ class Shop:
             "epochs": 2,
             "pairs_per_epoch": 512,
             "batch_size": 64,
+            "heatmaps": 0,
             "device": "cpu",
             "regions": False,
         }

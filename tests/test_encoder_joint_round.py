@@ -33,6 +33,10 @@ def searches(image: list[bool], text: list[bool]) -> tuple[Contents, Pairs]:
     )
 
 
+def round_of(contents: Contents, mix: str) -> JointRound:
+    return JointRound(JointConfig(), contents, ModalityMix.parse(mix), np.zeros(1, bool))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30),
@@ -43,7 +47,7 @@ def test_a_query_is_shown_in_something_that_it_has_and_the_mix_asks_for(
     queries: list[tuple[bool, bool]], mix: str, seed: int
 ) -> None:
     contents, pairs = searches([image for image, _ in queries], [text for _, text in queries])
-    joint = JointRound(JointConfig(), contents, ModalityMix.parse(mix))
+    joint = round_of(contents, mix)
     has_PM, asked_PM = joint.has(pairs), joint.asked(pairs, np.random.default_rng(seed))
     assert not (asked_PM & ~has_PM).any()
     assert (asked_PM.any(1) == has_PM.any(1)).all()
@@ -56,7 +60,7 @@ def test_a_query_is_shown_in_something_that_it_has_and_the_mix_asks_for(
 
 def test_rarer_modalities_are_shown_as_often_as_the_mix_says() -> None:
     contents, pairs = searches([True] * 8000, [True] * 8000)
-    joint = JointRound(JointConfig(), contents, ModalityMix.parse("12:3:2"))
+    joint = round_of(contents, "12:3:2")
     shown = joint.asked(pairs, np.random.default_rng(0)).mean(0)
     assert shown.tolist() == pytest.approx([1, 3 / 12, 2 / 12], abs=0.02)
     assert joint.shares(pairs) == pytest.approx({"image": 12 / 17, "text": 3 / 17, "both": 2 / 17})
@@ -64,7 +68,7 @@ def test_rarer_modalities_are_shown_as_often_as_the_mix_says() -> None:
 
 def test_a_photo_without_words_is_asked_as_a_photo_whatever_the_mix() -> None:
     contents, pairs = searches([True, False], [False, True])
-    joint = JointRound(JointConfig(), contents, ModalityMix.parse("1:1000:1"))
+    joint = round_of(contents, "1:1000:1")
     assert joint.asked(pairs, np.random.default_rng(0)).tolist() == [
         [True, False, False],
         [False, True, False],
@@ -75,12 +79,13 @@ OPTIONS: dict[str, Any] = {"rounds": ("joint",), "learning_rate": 1e-3}
 
 
 def test_the_history_tells_losses_weights_and_what_was_filtered(shop: Shop, tmp_path: Path) -> None:
-    metrics = posttrain(shop.training(tmp_path / "run", **OPTIONS))
+    metrics = posttrain(shop.training(tmp_path / "run", heatmaps=1, **OPTIONS))
     start, first, second = history(tmp_path / "run")
     assert start["loss"] is None
     for line in (first, second):
         assert line["margin"] == pytest.approx(margin_of(line["epoch"]))
         assert 0 <= line["filtered"] <= 1
+        assert line["catalogue_log_rank"] > 0
         for name in ("image", "text", "both"):
             assert 0 < line[f"weight_{name}"] < 1
             assert line[f"inter_{name}"] > 0
@@ -99,7 +104,18 @@ def test_the_history_tells_losses_weights_and_what_was_filtered(shop: Shop, tmp_
         assert (row["search"] is None) != (row["query_item_id"] is None)
         if row["search"] is not None:
             assert row["item_id"] == asked[row["search"]]
-    assert "report.html" in {path.name for path in (tmp_path / "run").iterdir()}
+    facts = metrics["rounds"][0]["filtered"]
+    assert facts["epoch"] == 2
+    assert facts["down_weighted"] == len(weights) < facts["pairs"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    for text in (
+        "Dynamic sample filtering",
+        "The ten least believed",
+        "What the vectors come from",
+        "modality gap",
+    ):
+        assert text in page
+    assert "could not be drawn" not in page
 
 
 def test_a_killed_run_goes_on_to_the_same_encoder_and_history(shop: Shop, tmp_path: Path) -> None:

@@ -111,7 +111,10 @@ def test_a_joint_batch_shows_every_query_in_all_that_it_has(shop: Shop, tmp_path
         has_image, has_text = table.has_image()[sides.anchor_P], table.has_text()[sides.anchor_P]
         for pair_A, has in zip(sides.asked, (has_image, has_text, has_image & has_text), strict=True):
             assert pair_A.tolist() == np.flatnonzero(has).tolist()
-        own = table.has_image() & table.has_text()
+        assert round_.joint is not None
+        held_out = np.flatnonzero(round_.joint.held_out_M)
+        assert len(held_out) > 0
+        own = table.has_image() & table.has_text() & ~np.isin(np.arange(len(table)), held_out)
         assert set(sides.own_J.tolist()) == {
             row for row in [*sides.positive_P.tolist(), *sides.hard_H.tolist()] if own[row]
         }

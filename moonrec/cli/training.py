@@ -163,6 +163,13 @@ def pretrain(**options: Any) -> dict[str, Any]:
     "--window", default=3, show_default=True, type=click.IntRange(1), help="Steps between a pair's events."
 )
 @click.option(
+    "--heatmaps",
+    default=3,
+    show_default=True,
+    type=click.IntRange(0, 24),
+    help="Products in the report with what their vectors come from, before and after (not for MLLMs).",
+)
+@click.option(
     "--max-gap-days", default=365.0, show_default=True, type=FiniteFloat(), help="Days between them."
 )
 @starting

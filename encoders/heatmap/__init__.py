@@ -1,0 +1,1 @@
+"""What of a product its vector comes from: where in the picture, which words, which aspects."""
