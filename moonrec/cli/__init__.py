@@ -22,4 +22,4 @@ def main() -> None:
     """Product pictures and words, frozen into embeddings, lifting ranking models."""
 
 
-from moonrec.cli import data, encoder, general, ranking, regions, scoring, training  # noqa: E402, F401
+from moonrec.cli import ablate, augment, data, encoder, general, heatmap, ranking, regions, scoring, training  # noqa: E402, F401

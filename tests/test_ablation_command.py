@@ -1,0 +1,153 @@
+"""`moonrec ablate` itself: a whole run on a tiny shop, and what it refuses before training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from encoder_helpers import Shop
+
+from moonrec.ablation.study import STUDIES
+from moonrec.cli import main
+from moonrec.cli.ablation import AblateConfig, ablate, read_flags
+
+pytest_plugins = ["encoder_fixtures"]
+
+FAST = "rounds=1,epochs=1,pairs_per_epoch=64,batch_size=16,regions=false"
+
+
+def call(shop: Shop, out: Path, *arguments: str, **changed: str) -> Result:
+    options = {
+        "--items": shop.items,
+        "--searches": shop.searches,
+        "--test": shop.test_searches,
+        "--cache": shop.cache,
+        "--device": "cpu",
+        "--seeds": "1",
+        "-o": str(out),
+    } | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+    return CliRunner().invoke(
+        main, ["ablate", *(part for pair in options.items() for part in pair), *arguments]
+    )
+
+
+def one_line(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_a_whole_ablation_trains_tests_and_tells(shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--set", FAST, "--rows", "without-experts", "--json"]
+    result = call(shop, out, *arguments, study="moon")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    rows = {row["row"]: row for row in metrics["rows"]}
+    assert set(rows) == {"full", "without-experts"}
+    assert metrics["notes"] == []
+    image = "retrieval.image_to_item.hit@10"
+    for row in rows.values():
+        tested = json.loads((out / "cells" / row["cells"] / "0-test" / "metrics.json").read_text())
+        assert row["metrics"][image]["mean"] == tested["retrieval"]["image_to_item"]["hit@10"]
+        assert row["metrics"]["train.seconds"]["mean"] > 0
+    with_experts, without = (
+        json.loads((out / "cells" / rows[name]["cells"] / "0" / "model" / "config.json").read_text())
+        for name in ("full", "without-experts")
+    )
+    assert (with_experts["experts"], without["experts"]) == (6, 0)
+    assert "without any experts" in (out / "report.html").read_text(encoding="utf-8")
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["cells_computed"] == 2
+
+    again = CliRunner().invoke(main, ["ablate", "--config", str(out / "config.yaml")])
+    assert again.exit_code == 0, again.output
+    assert "without-experts" in again.stdout
+    assert json.loads((out / "provenance.json").read_text())["cells_computed"] == 0
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+
+    changed = call(shop, out, "--set", f"{FAST},window=2", study="moon")
+    assert "another window (3 then, 2 now)" in one_line(changed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study", "moon3"], "did you mean moon or moon2"),
+        (["--rows", "without-mo"], "did you mean without-moe"),
+        (["--rows", ""], "empty part"),
+        (["--set", "epoch=5"], "did you mean epochs"),
+        (["--set", "epochs=many"], "epochs"),
+        (["--set", "epochs"], "NAME=VALUE"),
+        (["--set", "seed=5"], "is not set here"),
+        (["--set", "seed=5", "--study", "all"], "is not set here"),
+        (["--seeds", "0"], "--seeds"),
+        (["--test", "/nowhere.parquet"], "/nowhere.parquet"),
+        (["--items", "/nowhere.parquet"], "/nowhere.parquet"),
+        (["--test-items", "/nowhere.parquet"], "/nowhere.parquet"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    arguments: list[str], message: str, shop: Shop, tmp_path: Path
+) -> None:
+    assert message in one_line(call(shop, tmp_path / "run", *arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_test_that_was_trained_on_is_refused_under_any_name(shop: Shop, tmp_path: Path) -> None:
+    folder = tmp_path / "searches"
+    folder.mkdir()
+    shutil.copy(shop.searches, folder / "monday.parquet")
+    shutil.copy(shop.test_searches, folder / "tuesday.parquet")
+    for test in (shop.searches, str(folder)):
+        assert "rows would be tested on what they learnt" in one_line(call(shop, tmp_path / "run", test=test))
+    assert "lies in the input --items" in one_line(call(shop, Path(shop.items) / "run"))
+
+
+def test_training_on_the_time_of_the_test_is_told(shop: Shop, tmp_path: Path) -> None:
+    late = tmp_path / "late.parquet"
+    searches = pq.read_table(shop.searches)
+    field = searches.schema.field("timestamp")
+    end = pc.max(pq.read_table(shop.test_searches, columns=["timestamp"]).column(0))
+    times = pa.array([end.as_py()] * len(searches), field.type)
+    pq.write_table(searches.set_column(searches.column_names.index("timestamp"), field, times), late)
+    config = AblateConfig(
+        items=shop.items,
+        searches=str(late),
+        test=shop.test_searches,
+        out=str(tmp_path / "run"),
+        study="moon",
+        seeds=1,
+        set=("rounds=1", "epochs=0", "regions=false"),
+        rows=("full",),
+        device="cpu",
+        cache=shop.cache,
+    )
+    (note,) = ablate(config)["notes"]
+    assert "--searches reach into the time of the test" in note
+
+
+@pytest.mark.parametrize(
+    ("study", "row"), [(study, row.name) for study in STUDIES.values() for row in study.rows],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)  # fmt: skip
+def test_every_row_is_made_of_flags_that_posttrain_has(study: Any, row: str) -> None:
+    flags = {**study.recipe, **next(r.options for r in study.rows if r.name == row)}
+    found, plain = read_flags(flags), read_flags({})
+    changed = {name for name in found if found[name] != plain[name]}
+    assert {name.rstrip("_") for name in changed} <= set(flags)
+    # The recipe of MOON is the command's default.
+    assert changed or (study.name, row) == ("moon", "full")
+
+
+def test_options_and_the_config_class_are_the_same() -> None:
+    command = main.commands["ablate"]
+    options = {str(option.name) for option in command.params} - {"config", "json_", "no_cache", "help"}
+    assert options == {field.name for field in dataclasses.fields(AblateConfig)}
