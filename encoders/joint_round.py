@@ -10,6 +10,7 @@ Shapes: P pairs, R feature rows; M query modalities, or catalogue rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -46,18 +47,22 @@ class JointRound:
     mix: ModalityMix
     held_out_M: np.ndarray
 
+    @cached_property
+    def _shown_RM(self) -> np.ndarray:
+        """In which modalities each feature row can be shown as a query, of those that the mix asks for."""
+        shown = [self.contents.shows_all(view) for view in MODALITY_VIEWS]
+        return np.stack(shown, 1) & (np.array(self.mix.chances()) > 0)
+
     def has(self, pairs: Pairs) -> np.ndarray:
         """(P, M) in which modalities a pair's query can be shown, of those that the mix asks for."""
-        shown = [self.contents.shows_all(view)[pairs.anchor] for view in MODALITY_VIEWS]
-        return np.stack(shown, 1) & (np.array(self.mix.chances()) > 0)
+        return self._shown_RM[pairs.anchor]
 
     def asked(self, pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
         """(P, M) in which modalities each query is shown; in one at least, the likeliest that it has."""
         has_PM, chance_M = self.has(pairs), np.array(self.mix.chances())
         asked_PM = has_PM & (rng.random(has_PM.shape) < chance_M)
-        likeliest_P = np.where(has_PM, chance_M, -1).argmax(1)
         none_P = ~asked_PM.any(1) & has_PM.any(1)
-        asked_PM[np.flatnonzero(none_P), likeliest_P[none_P]] = True
+        asked_PM[np.flatnonzero(none_P), self._likeliest(has_PM)[none_P]] = True
         return asked_PM
 
     def pools(self, pairs: Pairs) -> SourcePools:
@@ -74,6 +79,14 @@ class JointRound:
         return SourcePools(pools, len(pairs), len(pairs) - len(rows), missing)
 
     def shares(self, pairs: Pairs) -> dict[str, float]:
-        """About which share of the queries that a source's batches show is of each modality."""
-        expected_M = (self.has(pairs) * np.array(self.mix.chances())).sum(0)
+        """Which share of the queries that a source's batches show is of each modality, on average."""
+        has_PM, chance_M = self.has(pairs), np.array(self.mix.chances())
+        expected_PM = has_PM * chance_M
+        rows = np.flatnonzero(has_PM.any(1))
+        expected_PM[rows, self._likeliest(has_PM)[rows]] += (1 - expected_PM[rows]).prod(1)
+        expected_M = expected_PM.sum(0)
         return dict(zip(MODALITIES, (expected_M / max(expected_M.sum(), 1e-9)).tolist(), strict=True))
+
+    def _likeliest(self, has_PM: np.ndarray) -> np.ndarray:
+        """(P,) the modality in which a query is shown if none was drawn for it."""
+        return np.where(has_PM, np.array(self.mix.chances()), -1).argmax(1)

@@ -20,7 +20,7 @@ _LOSSES = {
     **{f"inter_{modality}": f"{modality} query against items" for modality in _MODALITIES},
     "intra": "a product's picture against its words",
 }
-_FILTER = {"filtered": "share of pairs down-weighted", "margin": "margin"}
+_FILTER = {"filtered": "share of queries down-weighted", "margin": "margin"}
 
 
 def report_modalities(report: Report, one: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> None:
@@ -37,7 +37,7 @@ def report_modalities(report: Report, one: Mapping[str, Any], history: Sequence[
     for labels, y_label, caption in (
         (named, "recall", "Recall of held-out pairs by what their query shows"),
         (_WEIGHTS, "weight", "Weight of each query modality's loss"),
-        (_LOSSES, "loss", "Losses by query modality, before their weights"),
+        (_LOSSES, "loss", "Losses by query modality, before the objective weights"),
         (_FILTER, "share, margin", "Dynamic sample filtering"),
     ):
         curves = _curves(lines, labels)

@@ -22,12 +22,14 @@ from encoders.heatmap.in_report import Looks
 from encoders.launch import check_fsdp, default_chunk, make_accelerator, needs_find_unused
 from encoders.loading import COMPACT, StartOptions, cache_folder, start_encoder
 from encoders.look import Look
+from encoders.modality_mix import ModalityMix
 from encoders.posttrain_report import write_report
 from encoders.posttrain_rounds import RoundMaker, joint_config
 from encoders.training_data import calibration_rows, load_products, open_tables
 from encoders.training_loop import Trainer
 from encoders.training_state import Checkpoint
 from moonrec.errors import UserError
+from moonrec.output_place import refuse_inside_inputs
 from moonrec.runs import open_run, partial_folder
 from moonrec.tables import Table
 
@@ -172,12 +174,8 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
             looks = None
             if before is not None:
                 examples = held_out_items(maker.sources, products, config.heatmaps)
-                shown = chosen_products(tables["items"], examples) if examples else []
                 look = Look(whole, accelerator.device, cache)
-                shown = [product for batch in look(tables["items"], [shown]) for product in batch]
-                looks = Looks(
-                    before.to(accelerator.device), whole.to(accelerator.device), shown, accelerator.device
-                )
+                looks = _looks(before, whole, tables["items"], examples, look)
             write_report(run, metrics, _flags(config), looks)
     return metrics
 
@@ -199,6 +197,9 @@ def _keep_weight(config: PosttrainConfig, encoder: Encoder) -> float:
 
 
 def _check(config: PosttrainConfig) -> None:
+    start = config.from_ if Path(config.from_).is_dir() else None
+    tables = [(f"--{name}", getattr(config, name)) for name in ("items", "searches", "events", "holdout")]
+    refuse_inside_inputs(config.out, [*tables, ("--from", start)])
     if config.searches is None and config.events is None:
         raise UserError("post-training needs --searches, --events, or both: behaviour is the teacher")
     order = [name for name in ROUNDS if name in config.rounds]
@@ -211,6 +212,8 @@ def _check(config: PosttrainConfig) -> None:
             f"--objective-weights {config.objective_weights}: expected one of {', '.join(OBJECTIVE_WEIGHTS)}"
         )
     joint_config(config)
+    if config.modality_mix is not None:
+        ModalityMix.parse(config.modality_mix)
     unknown = set(config.cleaning) - {*CLEANING, "none"}
     if unknown or ("none" in config.cleaning and len(config.cleaning) > 1):
         raise UserError(

@@ -134,12 +134,14 @@ def report_end(report: Report, metrics: Mapping[str, Any], config: Mapping[str, 
 
 
 def _before_and_after(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    start = rounds[0]["validation"]["start"]
+    start: dict[str, float] = {}
+    for one in rounds:
+        start = dict(one["validation"]["start"]) | start
     return [
         {
             "metric": name,
             "before": start[name],
-            **{f"after {r['name']}": r["validation"]["best"][name] for r in rounds},
+            **{f"after {r['name']}": r["validation"]["best"].get(name) for r in rounds},
         }
         for name in start
         if not of_modality(name)

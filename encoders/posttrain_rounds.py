@@ -1,4 +1,4 @@
-"""What the two rounds of post-training train on, and against which negatives."""
+"""What the rounds of post-training train on, and against which negatives."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ from encoders.sampling import PlannedBatch, epoch_plan
 from encoders.training_data import Products
 from encoders.training_round import Round
 from encoders.validation_recall import Validate, ValidationRecall
+from moonrec.errors import UserError
 from moonrec.tables import Table
 
 if TYPE_CHECKING:
@@ -103,6 +104,11 @@ class RoundMaker:
         self._contents = Contents.of(table.has_image(), table.has_text(), tables["items"])
         self._mix = ModalityMix() if config.modality_mix is None else ModalityMix.parse(config.modality_mix)
         self.sources = [self._pairs(name, ()) for name in ("searches", "events") if name in tables]
+        self._own_sides = catalogue_pairs(products, config.seed)
+        if "joint" in config.rounds and not config.inter_weight and not len(self._own_sides.training):
+            raise UserError(
+                "--inter-weight 0 leaves nothing to learn: fewer than two products have a picture and words"
+            )
         if "2" in config.rounds:
             # Before hours of round 1: what would stop round 2 is seen here.
             self._evidence = self._gather_evidence()
@@ -159,7 +165,7 @@ class RoundMaker:
         """All behaviour, with queries of all modalities in every batch, against hard negatives as well."""
         config, products = self._config, self._products
         mix = EVEN if config.modality_mix is None else self._mix
-        own_sides = catalogue_pairs(products, config.seed)
+        own_sides = self._own_sides
         held_out_M = np.zeros(len(products.item_ids), bool)
         held_out_M[own_sides.validation.positive] = True
         joint = JointRound(joint_config(config), self._contents, mix, held_out_M)

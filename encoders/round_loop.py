@@ -94,8 +94,12 @@ class RoundLoop:
         start_PE = self._start_vectors(sides)
         figures: dict[str, float] = {}
 
+        real = sum(len(batch) for chunk in chunks for batch in chunk)
+        if trainer.sharded:
+            chunks = self._evened(chunks, sides)
+
         def loss_of(outputs_BF: Tensor) -> Tensor:
-            loss, found = sides.loss(trained.objective, outputs_BF, start_PE, trained.queue)
+            loss, found = sides.loss(trained.objective, outputs_BF[:real], start_PE, trained.queue)
             figures.update(found)
             return loss
 
@@ -122,6 +126,18 @@ class RoundLoop:
         trained.queue.push(vectors_BE[pairs : pairs + hard], sides.hard_labels.to(device))
         self.expert_use.add(step.statistics)
         return {"loss": loss, "balance": float(step.balance), **figures}
+
+    def _evened(self, chunks: list[list[ProductBatch]], sides: Sides) -> list[list[ProductBatch]]:
+        """As many forward passes as any other process makes: a sharded encoder makes them together.
+
+        What is missing is filled up with a product whose outputs nobody looks at.
+        """
+        single = [[batch] for chunk in chunks for batch in chunk]
+        most = torch.tensor(len(single), device=self._trainer.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        for _ in range(int(most) - len(single)):
+            single.append([self._trainer.products.table.gather(sides.positive_P[:1], sides.item_view)])
+        return single
 
     def _chunks(self, sides: Sides) -> list[list[ProductBatch]]:
         """What goes through the encoder at once: everything, or pieces of one part after the other."""

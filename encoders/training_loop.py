@@ -63,6 +63,7 @@ class Trainer:
         self.encoder = self._placed.encoder
         self.products = products
         self.accelerator = accelerator
+        self.sharded = fsdp
         self._run = run
         self._checkpoint = checkpoint
         self.chunk_size = chunk_size

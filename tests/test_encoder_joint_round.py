@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoders.joint_round import JointRound
+from encoders.loading import load_encoder
 from encoders.modality_mix import Contents, ModalityMix
 from encoders.objective.config import JointConfig
 from encoders.objective.sample_filter import margin_of
@@ -64,6 +66,15 @@ def test_rarer_modalities_are_shown_as_often_as_the_mix_says() -> None:
     shown = joint.asked(pairs, np.random.default_rng(0)).mean(0)
     assert shown.tolist() == pytest.approx([1, 3 / 12, 2 / 12], abs=0.02)
     assert joint.shares(pairs) == pytest.approx({"image": 12 / 17, "text": 3 / 17, "both": 2 / 17})
+
+
+def test_the_shares_are_those_of_what_is_shown_where_queries_lack_modalities() -> None:
+    image = [True] * 3000 + [False] * 3000 + [True] * 2000
+    text = [False] * 3000 + [True] * 3000 + [True] * 2000
+    contents, pairs = searches(image, text)
+    joint = round_of(contents, "3:12:2")
+    shown = joint.asked(pairs, np.random.default_rng(0)).sum(0)
+    assert list(joint.shares(pairs).values()) == pytest.approx((shown / shown.sum()).tolist(), abs=0.01)
 
 
 def test_a_photo_without_words_is_asked_as_a_photo_whatever_the_mix() -> None:
@@ -139,7 +150,6 @@ def test_a_killed_run_goes_on_to_the_same_encoder_and_history(shop: Shop, tmp_pa
         {"hard_negatives": 0, "queue": 0},
         {"experts": 0},
         {"guided": False},
-        {"chunk_size": 50},
     ],
 )
 def test_every_part_can_be_switched(switched_off: dict[str, Any], shop: Shop, tmp_path: Path) -> None:
@@ -151,9 +161,42 @@ def test_every_part_can_be_switched(switched_off: dict[str, Any], shop: Shop, tm
         == (tmp_path / "run" / "filtered.parquet").exists()
         == options.get("filter", True)
     )
-    assert (line["intra"] > 0) == (options.get("intra_weight") != 0)
+    assert ("intra" in line) == (options.get("intra_weight") != 0)
+    assert ("balance" in line) == (options.get("experts") != 0)
+    encoder, _ = load_encoder(str(tmp_path / "run"))
+    forced = {layer.forced for layer in encoder.guided_experts()}
+    assert forced == (set() if options.get("experts") == 0 else {2 * options.get("guided", True)})
     even = options.get("objective_weights") == "even" or options.get("experts") == 0
     assert (line["weight_image"] == pytest.approx(1 / 3, abs=1e-6)) == even
+
+
+def test_chunks_change_nothing_but_memory(shop: Shop, tmp_path: Path) -> None:
+    options: dict[str, Any] = OPTIONS | {"epochs": 1, "pairs_per_epoch": 128}
+    lines = []
+    for size in (0, 50):
+        posttrain(shop.training(tmp_path / str(size), chunk_size=size, **options))
+        lines.append(history(tmp_path / str(size))[-1])
+    for name in ("loss", "inter_image", "inter_text", "intra", "balance", "weight_both", "filtered"):
+        assert lines[1][name] == pytest.approx(lines[0][name], rel=1e-3), name
+
+
+@pytest.mark.parametrize("rounds", [("1", "joint"), ("joint", "2")])
+def test_a_joint_round_goes_with_the_others(rounds: tuple[str, ...], shop: Shop, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 1, "pairs_per_epoch": 128, "rounds": rounds}
+    metrics = posttrain(shop.training(tmp_path / "run", **options))
+    assert [one["name"] for one in metrics["rounds"]] == [
+        {"1": "round 1", "joint": "joint round", "2": "round 2"}[name] for name in rounds
+    ]
+    assert "catalogue_recall@10" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_round_without_anything_to_learn_is_refused(shop: Shop, tmp_path: Path) -> None:
+    items = pq.read_table(shop.items)
+    pictures = [name for name in items.column_names if name.startswith("image")]
+    pq.write_table(items.drop_columns(pictures), tmp_path / "items.parquet")
+    config = shop.training(tmp_path / "run", inter_weight=0.0, **OPTIONS)
+    with pytest.raises(UserError, match="--inter-weight 0 leaves nothing to learn"):
+        posttrain(replace(config, items=str(tmp_path / "items.parquet")))
 
 
 def test_searches_of_photos_alone_train_with_that_modality_alone(shop: Shop, tmp_path: Path) -> None:

@@ -139,5 +139,6 @@ def test_two_processes_show_what_one_would(shop: Shop, tmp_path: Path) -> None:
     first, second = shares
     assert isinstance(first, JointSides)
     assert isinstance(second, JointSides)
+    assert set(first.own_J.tolist()) | set(second.own_J.tolist()) == set(whole.own_J.tolist())
     for one, two, both in zip(first.asked, second.asked, whole.asked, strict=True):
         assert [*one.tolist(), *(two + 15).tolist()] == both.tolist()

@@ -27,13 +27,24 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
 
 
-def by_two_processes(shop: Shop, out: Path, *more: str) -> list[dict[str, Any]]:
+JOINT: dict[str, Any] = OPTIONS | {
+    "rounds": ("joint",),
+    "batch_size": 4,
+    "pairs_per_epoch": 48,
+    "intra_weight": 0.0,
+}
+
+
+def by_two_processes(
+    shop: Shop, out: Path, *more: str, options: dict[str, Any] = OPTIONS
+) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "moonrec.cli"]
     command += ["posttrain", "--items", shop.items, "--searches", shop.searches, "--events", shop.events]
-    command += ["--device", "cpu", "--no-regions", "--cache", shop.cache, "--out", str(out), *more]
-    for name, value in OPTIONS.items():
+    command += ["--device", "cpu", "--no-regions", "--cache", shop.cache, "--out", str(out)]
+    for name, value in options.items():
         text = ",".join(value) if isinstance(value, tuple) else str(value)
         command += [f"--{name.replace('_', '-')}", text]
+    command += more
     subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
     metrics = json.loads((out / "metrics.json").read_text())
     encoder, _ = load_encoder(str(out))
@@ -64,3 +75,27 @@ def test_two_processes_train_like_one_with_both_batches(
         if expected["loss"] is not None:
             assert found["loss"] == pytest.approx(expected["loss"], rel=2e-3)
         assert found["events_log_rank"] == pytest.approx(expected["events_log_rank"], abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", [(), ("--fsdp", "--chunk-size", "5")], ids=["replicated", "sharded in chunks"]
+)
+def test_two_processes_train_jointly_like_one_though_they_hold_other_modalities(
+    more: tuple[str, ...], shop: Shop, tmp_path: Path
+) -> None:
+    posttrain(shop.training(tmp_path / "alone", **JOINT | {"batch_size": 8}))
+    alone, together = (
+        history(tmp_path / "alone"),
+        by_two_processes(shop, tmp_path / "two", *more, options=JOINT),
+    )
+    assert len(together) == len(alone) == 3
+    for one, two in zip(alone[1:], together[1:], strict=True):
+        for name in ("loss", "inter_image", "inter_text", "weight_image"):
+            assert two[name] == pytest.approx(one[name], rel=0.02), name
+
+
+@pytest.mark.slow
+def test_two_processes_align_pictures_with_words(shop: Shop, tmp_path: Path) -> None:
+    history = by_two_processes(shop, tmp_path / "run", "--intra-weight", "1", options=JOINT)
+    assert history[-1]["intra"] > 0

@@ -24,6 +24,9 @@ from encoders.objective.objective import at_least_float32, drift
 from encoders.objective.sample_filter import confidence, weights_of_pairs
 from encoders.objective.two_way import Asked, two_way_losses
 
+# Against a division by the weights of queries that are all filtered out.
+_LEAST_WEIGHT = 1e-3
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -68,9 +71,10 @@ class JointLoss:
 
     Attributes:
         total: what is minimised on this process.
-        inter_M: mean loss of the queries of each modality, of all processes; NaN for one without queries.
+        inter_M: mean loss of the queries of each modality, weighted as the filter says, of all processes; NaN
+            for one without queries.
         weight_M: the objective weights.
-        intra, sparsity: the other two parts, unweighted.
+        intra, sparsity: the other two parts, unweighted; `intra` is NaN without two items to align.
         weight_AM: per modality the weights that filtering gave this process's queries (all 1 without).
     """
 
@@ -97,8 +101,9 @@ class JointObjective(nn.Module):
     (`encoders.objective.gradient_cache`). Queries that the encoder does not believe are weighted down
     (`encoders.objective.sample_filter`).
 
-    The mean over the processes of the loss, and of its gradients, is the loss of one process with the whole
-    batch, but for the intra-product part, whose negatives are those of each process.
+    With `spatial` the mean over the processes of the loss, and of its gradients, is the loss of one process
+    with the whole batch, but for the intra-product part, whose negatives are those of each process. Without
+    it each process takes the means of its own queries.
 
     Args of the constructor:
         config: loss, Matryoshka sizes, negatives, and what holds the vectors.
@@ -138,7 +143,7 @@ class JointObjective(nn.Module):
             batch = gather_batch(own) if self.config.spatial else own
             candidates = candidates_of(local.pairs, batch, queue)
             omega_M = self._objective_weights(local.shown)
-            losses, counts, weights = [], [], []
+            losses, weights = [], []
             for shown in local.shown:
                 asked = Asked.of(at_least_float32(shown.vectors_AE), shown.pair_A, batch)
                 loss_A = two_way_losses(
@@ -146,11 +151,12 @@ class JointObjective(nn.Module):
                 )
                 weight_A = self._believed(asked, positives_PE, batch, candidates, margin)
                 losses.append((weight_A * loss_A).sum())
-                counts.append(len(asked.pair_M))
                 weights.append(weight_A)
-            sums_M = torch.stack(losses)
-            inter_M = sums_M * self._share(sums_M.new_tensor(counts))
+            sums_M, weight_M = torch.stack(losses), torch.stack([weight_A.sum() for weight_A in weights])
+            # Of the weights, not of the queries: filtering a modality must not make its objective lighter.
+            inter_M = sums_M * self._share(weight_M)
             intra = positives_PE.new_zeros(())
+            aligned = local.sides is not None and len(local.sides.labels) > 1
             if local.sides is not None:
                 intra = intra_product_loss(self.loss, self.config.dims, _in_float32(local.sides))
             sparsity = positives_PE.new_zeros(()) if self.weights is None else self.weights.sparsity()
@@ -163,9 +169,9 @@ class JointObjective(nn.Module):
             )
         return JointLoss(
             total,
-            _mean_of_each(inter_M.detach(), counts),
+            _mean_of_each(sums_M.detach(), weight_M),
             omega_M.detach(),
-            intra.detach(),
+            intra.detach() if aligned else intra.new_tensor(torch.nan),
             sparsity.detach(),
             weights,
         )
@@ -205,16 +211,17 @@ class JointObjective(nn.Module):
         )
         return weights_of_pairs(phi_A)
 
-    def _share(self, count_M: Tensor) -> Tensor:
+    def _share(self, weight_M: Tensor) -> Tensor:
         """What turns this process's sums into its part of the mean of each modality (M,)."""
-        return (world_size() if self.config.spatial else 1) / count_M.clamp_min(1)
+        if self.config.spatial:
+            weight_M = sum_over_processes(weight_M) / world_size()
+        return torch.where(weight_M > 0, 1 / weight_M.clamp_min(_LEAST_WEIGHT), 0)
 
 
-def _mean_of_each(inter_M: Tensor, counts: Sequence[int]) -> Tensor:
-    """The modalities' losses over all processes; NaN where there is no query."""
-    mean_M = sum_over_processes(inter_M) / world_size()
-    there_M = torch.tensor([count > 0 for count in counts], device=mean_M.device)
-    return mean_M.masked_fill(~there_M, torch.nan)
+def _mean_of_each(sums_M: Tensor, weight_M: Tensor) -> Tensor:
+    """The modalities' mean losses over all processes; NaN where there is no query."""
+    sums_M, weight_M = sum_over_processes(sums_M), sum_over_processes(weight_M)
+    return torch.where(weight_M > 0, sums_M / weight_M.clamp_min(_LEAST_WEIGHT), torch.nan)
 
 
 def _in_float32(sides: OwnSides) -> OwnSides:

@@ -114,7 +114,8 @@ def pretrain(**options: Any) -> dict[str, Any]:
     default="learned",
     show_default=True,
     type=click.Choice(["learned", "even"]),
-    help="Joint round: whether query modalities are weighted by the experts that they use, or alike.",
+    help="Joint round: whether query modalities are weighted by the experts that they use, or alike (always "
+    "alike without experts).",
 )
 @click.option(
     "--inter-weight",
@@ -135,7 +136,7 @@ def pretrain(**options: Any) -> dict[str, Any]:
     default=0.01,
     show_default=True,
     type=FiniteFloat(),
-    help="Joint round: of how undecided experts are between the modalities.",
+    help="Joint round: of how undecided experts are between the modalities (only with learned weights).",
 )
 @click.option(
     "--balance-weight",
