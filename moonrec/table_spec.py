@@ -18,6 +18,7 @@ class Kind(StrEnum):
 
     ID = "id"
     TEXT = "text"
+    TEXTS = "texts"
     TIMESTAMP = "timestamp"
     LABEL = "label"
     IMAGE = "image"
@@ -29,6 +30,7 @@ class Kind(StrEnum):
 NORMAL_TYPES: dict[Kind, pa.DataType] = {
     Kind.ID: pa.string(),
     Kind.TEXT: pa.string(),
+    Kind.TEXTS: pa.list_(pa.string()),
     Kind.TIMESTAMP: pa.int64(),
     Kind.LABEL: pa.int8(),
     Kind.IMAGE: IMAGE_TYPE,
@@ -86,7 +88,9 @@ ITEMS = TableSpec(
         Column("product_id", Kind.ID),
         # Made by `moonrec augment`; only training looks at them.
         Column("title_enriched", Kind.TEXT),
+        Column("title_enriched_source", Kind.TEXT),
         Column("images_augmented", Kind.IMAGES),
+        Column("images_augmented_source", Kind.TEXTS),
     ),
     unique="item_id",
 )
@@ -140,6 +144,9 @@ def type_advice(kind: Kind, dtype: pa.DataType) -> str | None:
             return None if is_text(dtype) else "expected string: ids are strings, never numbers; cast it"
         case Kind.TEXT:
             return None if is_text(dtype) else "expected string; cast it"
+        case Kind.TEXTS:
+            good = _is_list(dtype) and (pt.is_null(dtype.value_type) or is_text(dtype.value_type))
+            return None if good else "expected list<string>"
         case Kind.TIMESTAMP:
             good = pt.is_timestamp(dtype) or pt.is_date(dtype)
             good = good or pt.is_integer(dtype) or pt.is_floating(dtype)

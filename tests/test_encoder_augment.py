@@ -8,17 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from encoder_export_cases import exported
 from encoder_helpers import Shop, busy_encoder, picture, write_table
-from PIL import Image
+from PIL import Image, ImageFont
 
 import moonrec.cli.augment  # noqa: F401
-from encoders.augment.augment import AugmentConfig, augment
+from encoders.augment.augment import AugmentConfig, _Job, augment
+from encoders.augment.images_local import LocalImages
+from encoders.augment.provenance import model_name
+from encoders.augment.sheet import one_line
 from moonrec.cli import main
 from moonrec.errors import UserError
+from moonrec.table_spec import IMAGES_TYPE
 from moonrec.tables import ITEMS, open_table
 from moonrec.validation import validate
 
@@ -89,6 +94,10 @@ def test_the_columns_are_known_to_every_reader(items: Path, augmented: tuple[Pat
     wrong = augmented[0].with_name("wrong.parquet")
     pq.write_table(numbers, wrong)
     with pytest.raises(UserError, match=r"column 'title_enriched' is int64, expected string"):
+        open_table(wrong, ITEMS)
+    texts = table.drop_columns(NEW[3]).append_column(NEW[3], [["light"] * ITEMS_MADE])
+    pq.write_table(texts, wrong)
+    with pytest.raises(UserError, match=r"'images_augmented_source' is string, expected list<string>"):
         open_table(wrong, ITEMS)
 
 
@@ -164,6 +173,14 @@ def test_pictures_named_by_path_are_found_from_another_folder(tmp_path: Path) ->
     assert apart == [{"bytes": picture(0), "path": "0.png"}, {"bytes": None, "path": "1.png"}]
 
 
+def test_a_picture_path_that_leads_out_of_the_catalogue_is_told_with_its_row(tmp_path: Path) -> None:
+    items = toys(tmp_path / "in", [{"item_id": str(n), "title": "mug"} for n in range(3)])
+    cells = pa.array([None, [], [{"bytes": None, "path": "../x.png"}]], IMAGES_TYPE)
+    pq.write_table(pq.read_table(items).append_column(NEW[2], cells), items)
+    with pytest.raises(UserError, match=r"items\.parquet: row 2: column 'images_augmented': .*x\.png"):
+        words_only(items, tmp_path / "out" / "items.parquet")
+
+
 def test_what_cannot_be_augmented_is_counted_and_passes_as_it_is(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"item_id": "no picture", "title": "blue mug", "category": "Cups"},
@@ -206,7 +223,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     outside.write_bytes(picture(0))
     (tmp_path / "in" / "photo.png").symlink_to(outside)
     out = tmp_path / "out" / "items.parquet"
-    with pytest.raises(UserError, match=r"leaves the folder"):
+    with pytest.raises(UserError, match=r"items\.parquet: row 2000: .*leaves the folder"):
         words_only(items, out)
     assert not out.exists()
     (tmp_path / "in" / "photo.png").unlink()
@@ -216,6 +233,29 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     words_only(items, tmp_path / "whole.parquet")
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
     assert [path.name for path in out.parent.iterdir()] == ["items.parquet"]
+
+
+def test_an_mllm_is_named_by_its_folder_never_by_the_path_to_it(tmp_path: Path) -> None:
+    assert model_name(str(tmp_path)) == model_name(f"{tmp_path}/../{tmp_path.name}/") == tmp_path.name
+    assert model_name("owner/name") == "owner/name"
+
+
+@pytest.mark.parametrize("width", [0, 5, 40, 200])
+def test_a_line_of_the_sheet_is_one_and_as_long_as_there_is_room(width: int) -> None:
+    font = ImageFont.load_default(12)
+    text = "red\nmug\x00\x1b[0m " + "红x" * 500_000
+    line = one_line(text, font, width)
+    assert line.isprintable()
+    assert line == "…" or font.getlength(line) <= width
+    assert one_line("a\nb", font, 100) == "a b"
+
+
+def test_a_changed_picture_maker_makes_old_parts_worthless(tmp_path: Path) -> None:
+    items = toys(tmp_path, [{"item_id": "a", "title": "red mug", "category": "Cups", "image": picture(0)}])
+    job = _Job(AugmentConfig(items=str(items), out=str(tmp_path / "out.parquet"), device="cpu"))
+    before = job.identity()
+    job.augmenter = LocalImages(128)
+    assert job.identity() != before
 
 
 def test_mistakes_are_one_line_and_leave_the_old_output(shop: Shop, tmp_path: Path) -> None:
@@ -240,9 +280,21 @@ def test_mistakes_are_one_line_and_leave_the_old_output(shop: Shop, tmp_path: Pa
         ((*plain, "-o", out, "--encoder", tmp_path / "none"), "no such folder"),
         ((*plain, "-o", tmp_path / "file" / "x.parquet", "--images", "none"), "cannot be written"),
         ((*plain, "-o", out, "--min-agreement", 1.5), "1.5"),
+        ((*plain, "-o", out, "--sheet", shop.items), f"--sheet {shop.items}: lies in the input"),
+        ((*plain, "-o", out, "--sheet", tmp_path / "file" / "x.png"), "x.png: cannot be written"),
+        ((*plain, "-o", out, "--sheet", "/proc/x.png"), "--sheet /proc/x.png: cannot be written"),
+        ((*plain, "-o", "/proc/x"), "-o /proc/x: cannot be written"),
+        ((*plain, "-o", "x" * 300), "-o xxx"),
+        ((*plain, "-o", out, "--sheet", "x" * 300), "--sheet xxx"),
+        ((*plain, "-o", out, "--titles", "x" * 300), "--titles xxx"),
+        ((*plain, "-o", out, "--images", "x" * 300), "--images xxx"),
+        ((*plain, "-o", ""), "-o ''"),
+        ((*plain, "-o", out, "--titles", ""), "--titles ''"),
+        ((*plain, "-o", out, "--images", ""), "--images ''"),
     ):
         result = by_command(*arguments)
         assert result.exit_code == 2, (arguments, result.output)
         assert told in result.stderr, result.stderr
         assert "Traceback" not in result.stderr
     assert out.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "twice", "out.parquet", "file"}

@@ -101,6 +101,9 @@ class Swapped:
 
     name = "swapped"
 
+    def fingerprint(self) -> str:
+        return self.name
+
     def variants(self, product: Product, count: int, rng: np.random.Generator) -> list[Variant]:
         image = Image.fromarray(np.full((64, 64, 3), 250, np.uint8))
         return [Variant(image, "swapped")] * count if product.image is not None else []

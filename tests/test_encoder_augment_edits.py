@@ -124,6 +124,25 @@ def test_weights_of_the_checkpoint_are_those_that_edit(checkpoint: Path, tmp_pat
     assert made[0].image.tobytes() != made[1].image.tobytes()
 
 
+def test_a_fingerprint_tells_weights_and_steps_but_not_the_place(checkpoint: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(checkpoint, tmp_path / "elsewhere" / checkpoint.name)
+
+    def of(folder: Path, steps: int = 2) -> str:
+        return EditedImages.from_checkpoint(str(folder), CPU, steps=steps).fingerprint()
+
+    before = of(checkpoint)
+    assert of(moved) == before != of(moved, steps=3)
+    scheduler = moved / "scheduler" / "scheduler_config.json"
+    config = json.loads(scheduler.read_text(encoding="utf-8"))
+    scheduler.write_text(json.dumps(config | {"beta_end": 0.5}), encoding="utf-8")
+    rescheduled = of(moved)
+    unet = diffusers.UNet2DConditionModel.from_pretrained(moved / "unet")
+    with torch.no_grad():
+        unet.conv_out.bias.add_(1)
+    unet.save_pretrained(moved / "unet")
+    assert len({before, rescheduled, of(moved)}) == 3
+
+
 @pytest.mark.parametrize("data", [None, b"", b"not a picture", picture(0)[:60]])
 def test_without_a_usable_picture_nothing_is_edited(edited: EditedImages, data: bytes | None) -> None:
     assert edited.variants(Product("a", data, ()), 2, np.random.default_rng(0)) == []

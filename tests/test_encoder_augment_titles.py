@@ -90,11 +90,42 @@ def test_every_word_of_an_enriched_title_is_the_items_own(
     enriched, _ = by_rules(item(title, category, listed, description))
     if enriched is None:
         return
-    fields = {token.strip(".,:;-&()") for token in f"{title} {category} {listed} {description}".split()}
-    own = " ".join(fields)
-    assert all(token.strip(".,:;-&()") in own for token in enriched.split())
+    own = f"{title} {category} {listed} {description}"
+    tokens, own_tokens = ({token.strip(".,:;-&()") for token in text.split()} for text in (enriched, own))
+    assert tokens <= own_tokens | {""}
     assert enriched.startswith(" ".join(title.split()).strip())
     assert fits(enriched)
+
+
+@pytest.mark.parametrize(
+    ("product", "title"),
+    [
+        (item("Oak lamp", description="This lamp is not dimmable and contains no lead."), None),
+        (item("Cola", description="Without sugar, without caffeine"), None),
+        (item("Phone case", description="Not for iPhone 12. Fits Pixel."), None),
+        (item("Oak lamp", description="The lamp isn’t dimmable."), None),
+        (item("Oak lamp", description="Is the lamp dimmable? See below."), None),
+        (item("Eichenlampe", description="Eichenlampe, nicht dimmbar."), None),
+        (item("红色 台灯", description="红色 台灯 不可调光。"), None),
+        (item("Oak lamp", attributes="bulb: not included"), "Oak lamp, bulb not included"),
+        (item("Oak lamp, not painted", attributes="feature: not dimmable"), None),
+        (item("Cola", attributes="sugar: 0, lemon: No., caffeine: none, award: n/a, fat: 0.0 %"), None),
+    ],
+)
+def test_what_an_item_denies_is_never_affirmed(product: Product, title: str | None) -> None:
+    assert by_rules(product)[0] == title
+
+
+@given(st.lists(st.sampled_from(["red", "mug", "steel", "large", "no", "without"]), min_size=1, max_size=8))
+def test_nothing_is_taken_from_a_sentence_with_a_negation(said: list[str]) -> None:
+    enriched = by_rules(item("mug", description=" ".join(said)))[0]
+    assert enriched is None or {"no", "without"}.isdisjoint(said)
+
+
+@pytest.mark.parametrize("said", ["Made in Europe.", "Carefully packed, shipped within two days."])
+def test_of_a_description_that_begins_with_something_else_nothing_is_taken(said: str) -> None:
+    assert by_rules(item("Oak bottle", description=f"{said} The bottle is green."))[0] is None
+    assert by_rules(item("Oak bottle", description="This bottle is green."))[0] == "Oak bottle, green"
 
 
 @given(st.lists(st.sampled_from(["red", "mug", "Steel", "large", "the", "2"]), min_size=1, max_size=6))
@@ -168,6 +199,9 @@ def test_an_answer_that_says_what_the_item_says_is_taken(answer: str, title: str
         ("Oak Table Lamp", "the answer says nothing new"),
         ("Oak table lamp " + " ".join(f"{a}{b}" for a in "abcdefghijklm" for b in "nopqrstuvwxyz"), None),
         ("oak table lamp " + "dimmable " * 200, "the answer is far too long"),
+        ("Oak table lamp, not dimmable", "the answer denies something else than the title"),
+        ("Oak table lamp, dimmable-free", "the answer denies something else than the title"),
+        ("Wireless oak table lamp", "the answer has words that are in no field"),
     ],
 )
 def test_an_answer_that_is_no_honest_title_is_refused(answer: str, reason: str | None) -> None:
@@ -175,6 +209,27 @@ def test_an_answer_that_is_no_honest_title_is_refused(answer: str, reason: str |
     assert enriched.title is None
     assert enriched.source.startswith("kept: the answer")
     assert reason is None or enriched.source == f"kept: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("product", "answer"),
+    [
+        (item("Oak lamp", description="The lamp is not dimmable."), "Oak lamp, dimmable"),
+        (item("Oak lamp", attributes="dimmable: none"), "Oak lamp, dimmable"),
+        (item("Oak lamp", attributes="contains: no lead"), "Oak lamp, contains lead"),
+        (item("Cola without sugar", "Drinks"), "Cola with sugar, drinks"),
+        (item("Cola without sugar", "Caffeine"), "Cola sugar without caffeine"),
+        (item("无糖可乐", "饮料"), "糖可乐 饮料"),
+    ],
+)
+def test_an_answer_that_turns_a_negation_around_is_refused(product: Product, answer: str) -> None:
+    assert MllmEnricher(Scripted(answer), "some").enrich([product])[0].title is None
+
+
+def test_an_answer_may_deny_what_the_title_denies() -> None:
+    cola = item("Cola without sugar, lead-free", "Drinks")
+    answer = "Lead-free cola drinks without sugar"
+    assert MllmEnricher(Scripted(answer), "some").enrich([cola])[0].title == answer
 
 
 def test_a_chinese_answer_may_order_characters_of_the_item_anew_but_bring_none() -> None:

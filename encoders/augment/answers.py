@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 
 from encoders.augment.facts import Facts
+from encoders.augment.negation import negations
 from encoders.augment.title import LONGEST_CHARACTERS
 from encoders.entities import STOP_WORDS, words
 
@@ -39,8 +40,9 @@ def cleaned(answer: str) -> str:
 def refusal(title: str, facts: Facts) -> str | None:
     """Why a cleaned answer cannot stand as the item's title; None if it can.
 
-    Stop words and a word's plural are no facts. In scripts that write no spaces the single characters have to
-    occur, since where their words end is not known.
+    Stop words and a word's plural are no facts, but an answer has to deny what the title denies and nothing
+    else. In scripts that write no spaces the single characters have to occur, since where their words end is
+    not known.
     """
     said = list(words(title))
     content = [word for word in said if word not in STOP_WORDS]
@@ -57,6 +59,8 @@ def refusal(title: str, facts: Facts) -> str | None:
         return "the answer has a number that is in no field"
     if new:
         return "the answer has words that are in no field"
+    if negations(title) != negations(facts.title):
+        return "the answer denies something else than the title"
     own_words = frozenset(words(facts.title))
     own = own_words - STOP_WORDS
     if sum(_occurs(word, frozenset(said), title) for word in own) < _LEAST_KEPT * len(own):

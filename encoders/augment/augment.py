@@ -18,9 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from encoders.augment.augmented_parts import IMAGE_COLUMNS, TITLE_COLUMNS, AugmentedItem, AugmentedParts
+from encoders.augment.checks import check_options
 from encoders.augment.counts import Counts
 from encoders.augment.judged_images import NO_IMAGES, ImageMaker
-from encoders.augment.models import LOCAL, NONE, OWN, RULES, Models
+from encoders.augment.models import LOCAL, OWN, RULES, Models
 from encoders.augment.sheet import sheet_rows, shown_of, write_sheet
 from encoders.augment.title import NO_TITLE, TitleEnricher
 from encoders.augment.written_table import carry_boxes, write_table
@@ -29,14 +30,13 @@ from encoders.loading import COMPACT, cache_folder
 from encoders.precision import has_fast_bf16, pick_device
 from encoders.products import Product
 from encoders.regions import open_regions
-from moonrec.errors import UserError
-from moonrec.output_place import refuse_inside_inputs
 from moonrec.progress import progress
 from moonrec.runs import identity_of
 from moonrec.tables import ITEMS, open_table
 
-# A kill costs one part. With a model an item takes seconds rather than hundredths of one.
-_PART_ROWS, _MODEL_PART_ROWS = 1024, 64
+# A kill costs one part, which should be no more than a minute: titles by rules take next to nothing, local
+# pictures and their judge tenths of a second per item, a model seconds.
+_TITLE_PART_ROWS, _PICTURE_PART_ROWS, _MODEL_PART_ROWS = 1024, 128, 64
 # They are in the identity in another form, or decide only where something lies.
 _INDECISIVE = ("items", "out", "sheet", "device", "cache")
 
@@ -88,7 +88,7 @@ def augment(config: AugmentConfig) -> dict[str, Any]:
             model, duplicate ids.
     """
     started = time.perf_counter()
-    _check(config)
+    check_options(config)
     job = _Job(config)
     with job.parts.open(job.identity()):
         missing = job.parts.missing()
@@ -98,22 +98,6 @@ def augment(config: AugmentConfig) -> dict[str, Any]:
     made = sum(map(len, missing))
     effort = {"seconds": seconds, "items_per_second": made / seconds, "resumed": results["items"] - made}
     return results | effort
-
-
-def _check(config: AugmentConfig) -> None:
-    if config.titles == config.images == NONE:
-        raise UserError("--titles none --images none: nothing is left to do; ask for one of them")
-    if config.variants < 1:
-        raise UserError(f"--variants {config.variants}: expected at least 1, or --images none")
-    if not 0 <= config.min_agreement <= 1:
-        raise UserError(f"--min-agreement {config.min_agreement}: expected a share, 0 to 1")
-    for out, what in ((config.out, "the Parquet file"), (config.sheet, "the PNG file")):
-        if out is not None:
-            refuse_inside_inputs(out, [("--items", config.items)])
-            if Path(out).is_dir():
-                raise UserError(f"{out}: is a folder; name {what} to write")
-    if config.sheet is not None and Path(config.sheet).resolve() == Path(config.out).resolve():
-        raise UserError(f"--sheet {config.sheet}: is the output itself; choose another name")
 
 
 class _Job:
@@ -130,8 +114,7 @@ class _Job:
         self.agreement = None
         if self.augmenter is not None:
             self.agreement = models.agreement(config.encoder, config.min_agreement)
-        part_rows = _PART_ROWS if config.titles in OWN and config.images in OWN else _MODEL_PART_ROWS
-        self.parts = AugmentedParts(Path(config.out), self.items.count_rows(), part_rows)
+        self.parts = AugmentedParts(Path(config.out), self.items.count_rows(), _part_rows(config))
 
     def identity(self) -> str:
         """A digest of all that decides what a part holds."""
@@ -146,6 +129,8 @@ class _Job:
             inputs["titles"] = self.titles.fingerprint()
         if self.agreement is not None:
             inputs["encoder"] = self.agreement.fingerprint()
+        if self.augmenter is not None:
+            inputs["images"] = self.augmenter.fingerprint()
         return identity_of("augment", options | decisive, inputs)
 
     def make(self, parts: list[range]) -> None:
@@ -192,6 +177,12 @@ class _Job:
             yield from batches
             return
         yield from open_regions(self.items.path, self.device, self.cache).attach(batches)
+
+
+def _part_rows(config: AugmentConfig) -> int:
+    if config.titles not in OWN or config.images not in OWN:
+        return _MODEL_PART_ROWS
+    return _PICTURE_PART_ROWS if config.images == LOCAL else _TITLE_PART_ROWS
 
 
 def _augmented(

@@ -6,14 +6,17 @@ are taken: no code that a checkpoint brings along runs, and only safetensors are
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from encoders.encoder import bytes_of
 from encoders.precision import has_fast_bf16
 from moonrec.errors import UserError
 
@@ -56,6 +59,28 @@ def load_editing_pipeline(name_or_path: str, device: torch.device) -> Any:
         raise UserError(
             f"{name_or_path}: does not fit into the memory of {device}; name a smaller one, or --device cpu"
         ) from error
+
+
+def pipeline_fingerprint(pipeline: Any) -> str:
+    """A digest of a pipeline's parts: kinds, configurations, vocabularies and every weight."""
+    hasher = hashlib.sha256(type(pipeline).__name__.encode())
+    for part, component in sorted(pipeline.components.items()):
+        vocabulary = component.get_vocab() if hasattr(component, "get_vocab") else {}
+        told = [part, type(component).__name__, _settings(component), vocabulary]
+        hasher.update(json.dumps(told, sort_keys=True, default=str).encode())
+        weights = component.state_dict() if isinstance(component, torch.nn.Module) else {}
+        for name, value in sorted(weights.items()):
+            hasher.update(name.encode())
+            hasher.update(bytes_of(value))
+    return hasher.hexdigest()
+
+
+def _settings(component: Any) -> dict[str, Any]:
+    """The configuration of a model, scheduler or processor, without where it was loaded from."""
+    config = getattr(component, "config", component)
+    to_dict = getattr(config, "to_dict", None)
+    values = to_dict() if to_dict is not None else config if isinstance(config, Mapping) else {}
+    return {key: value for key, value in values.items() if not key.startswith("_")}
 
 
 def _diffusers() -> Any:

@@ -20,6 +20,7 @@ from encoders.products import Product
 from encoders.raw_products import in_threads
 from moonrec.images import BrokenImage, decode_image
 
+_VERSION = 2
 _LARGEST_SIDE = 512
 # Beyond this ratio of the sides, image processors of the Qwen family refuse.
 _NARROWEST = 100
@@ -60,7 +61,9 @@ class MllmEnricher:
 
     def fingerprint(self) -> str:
         """A digest of the model and of how it is asked."""
-        settings = (_TASK, _LARGEST_SIDE, _ANSWER_TOKENS, _LONGEST_FIELD, _MOST_ENTITIES, MUCH_TOO_LONG)
+        settings = (
+            _VERSION, _TASK, _LARGEST_SIDE, _ANSWER_TOKENS, _LONGEST_FIELD, _MOST_ENTITIES, MUCH_TOO_LONG,
+        )  # fmt: skip
         return hashlib.sha256(f"{self.name} {self._writer.fingerprint()} {settings}".encode()).hexdigest()
 
     def enrich(self, products: Sequence[Product]) -> list[Enriched]:
@@ -99,8 +102,8 @@ def prompt(facts: Facts) -> str:
 
 
 def _entities(facts: Facts) -> list[str]:
-    """What title and description name, each once, in their order."""
-    told = dict.fromkeys(words(f"{facts.title}\n{facts.description}"))
+    """What title and description name, each once, in their order; nothing that the description denies."""
+    told = dict.fromkeys(words("\n".join((facts.title, *facts.statements))))
     return [word for word in told if len(word) > 1 and word not in STOP_WORDS][:_MOST_ENTITIES]
 
 

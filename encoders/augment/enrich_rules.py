@@ -6,19 +6,17 @@ Nothing but the item's own words is used, so nothing can be invented; a word sta
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
 from encoders.augment.facts import Facts
+from encoders.augment.negation import negations, says_nothing
 from encoders.augment.title import LONGEST_CHARACTERS, MOST_WORDS, Enriched, fits, kept
 from encoders.entities import STOP_WORDS, words
 from encoders.products import Product
 
-_VERSION = 1
+_VERSION = 2
 _YES = frozenset({"yes", "true", "y"})
-_SAYS_NOTHING = frozenset({"no", "false", "n", "none", "null", "nan", "n/a", "na", "unknown", "other", "-"})
-_SENTENCE_END = re.compile(r"[.!?;\n。！？；](?:\s|$)|[。！？；]")
 _EDGES = " \t,.;:!?()[]{}\"'“”‘’«»|/\\–—-"
 # A first sentence names what matters early; more of it would push the attributes out.
 _DESCRIPTION_WORDS = 8
@@ -55,7 +53,7 @@ def _enrich(facts: Facts) -> Enriched:
     for phrase in _phrases(facts):
         title.add(phrase)
     separator = ", "
-    for word in _first_sentence(facts.description):
+    for word in _first_sentence(facts):
         if title.add(word, separator):
             separator = " "
     if title.text == facts.title:
@@ -94,8 +92,10 @@ class _Title:
         whole = " ".join(phrase.split()).strip(_EDGES)
         told = list(words(whole))
         # Signs between words stay where all of the phrase is new: `Kestrel & Co`.
-        is_all_new = self._known.isdisjoint(told) and len(set(told)) == len(told)
-        return whole if is_all_new else " ".join(fresh)
+        if self._known.isdisjoint(told) and len(set(told)) == len(told):
+            return whole
+        # What is denied in a phrase stands nowhere without its negation.
+        return "" if negations(phrase) else " ".join(fresh)
 
     def _holds(self, token: str) -> bool:
         """Whether the title holds a token of a script that writes no spaces, wherever its words are cut."""
@@ -112,14 +112,20 @@ def _phrases(facts: Facts) -> Iterator[str]:
         folded = value.casefold()
         if folded in _YES:
             yield name
-        elif folded not in _SAYS_NOTHING:
-            # A bare number says nothing without its name.
-            yield value if any(map(str.isalpha, value)) else f"{name} {value}"
+        elif not says_nothing(value):
+            # A bare number, or `not included`, says nothing without its name.
+            is_whole = any(map(str.isalpha, value)) and not negations(value)
+            yield value if is_whole else f"{name} {value}"
 
 
-def _first_sentence(description: str) -> list[str]:
-    """The content words of the first sentence, at most eight."""
-    sentence = _SENTENCE_END.split(description, maxsplit=1)[0]
-    tokens = (token.strip(_EDGES) for token in sentence.split())
+def _first_sentence(facts: Facts) -> list[str]:
+    """The content words of the description's first sentence, at most eight.
+
+    A sentence that shares no content word with title, category and attributes is as likely about the shop as
+    about the item: nothing of it is taken.
+    """
+    tokens = [token.strip(_EDGES) for token in facts.statements[0].split()]
     telling = [token for token in tokens if any(word not in STOP_WORDS for word in words(token))]
-    return telling[:_DESCRIPTION_WORDS]
+    known = set(words("\n".join((facts.title, *facts.levels, *_phrases(facts))))) - STOP_WORDS
+    is_about_item = any(word in known for token in telling for word in words(token))
+    return telling[:_DESCRIPTION_WORDS] if is_about_item else []

@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from encoders.augment.negation import negations, says_nothing
 from encoders.entities import words
 from encoders.product_qa.templates import templates
 from encoders.products import Aspect, Product
 
 # Between two attributes as a product's text lists them; the comma of a value that holds one stays.
 _NEXT_ATTRIBUTE = re.compile(r", (?=[^,:]+: )")
+_AFTER_SENTENCE = re.compile(r"(?<=[.!?;。！？；])\s+|(?<=[。！？；])")
+_MARKS = " .!?;。！？；"
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,21 @@ class Facts:
         )
 
     @cached_property
+    def statements(self) -> tuple[str, ...]:
+        """The description's sentences; blank in the place of those that deny or ask something."""
+        return tuple(
+            "" if sentence.endswith(("?", "？")) or negations(sentence) else sentence.strip(_MARKS)
+            for sentence in map(str.strip, _AFTER_SENTENCE.split(self.description))
+        )
+
+    @cached_property
     def text(self) -> str:
-        """All fields, one after the other."""
-        attributes = (part for pair in self.attributes for part in pair)
-        return "\n".join((self.title, *self.levels, *attributes, self.description))
+        """The title, and of the other fields, one after the other, what denies nothing."""
+        pairs = (f"{name}: {value}" for name, value in self.attributes if not says_nothing(value))
+        told = (phrase for phrase in (*self.levels, *pairs) if not negations(phrase))
+        return "\n".join((self.title, *told, *self.statements))
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
-        """Every word of every field, folded as `encoders.entities.words` folds it."""
+        """Every word of `text`, folded as `encoders.entities.words` folds it."""
         return frozenset(words(self.text))

@@ -33,6 +33,9 @@ class ImageAugmenter(Protocol):
 
     name: str
 
+    def fingerprint(self) -> str:
+        """A digest of everything that the pictures depend on, besides product, count and `rng`."""
+
     def variants(self, product: Product, count: int, rng: np.random.Generator) -> list[Variant]:
         """At most `count` pictures; the same product and state of `rng` give the same pixels.
 

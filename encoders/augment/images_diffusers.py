@@ -6,8 +6,8 @@ but it may do so all the same. Judge its pictures before they are used (`encoder
 
 from __future__ import annotations
 
+import hashlib
 from itertools import islice
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from encoders.augment.edit_instructions import instruction, instructions
-from encoders.augment.editing_pipeline import load_editing_pipeline
+from encoders.augment.editing_pipeline import load_editing_pipeline, pipeline_fingerprint
 from encoders.augment.image_variants import Variant, drawn_kinds, is_usable, scaled_down
+from encoders.augment.provenance import model_name
 from encoders.products import Product
 from moonrec.images import BrokenImage, decode_image
 
@@ -45,9 +46,12 @@ class EditedImages:
         Raises:
             UserError: diffusers is not installed, or this is no image-editing pipeline of it.
         """
-        local = Path(name_or_path)
-        model = local.resolve().name if local.is_dir() else name_or_path
-        return cls(load_editing_pipeline(name_or_path, device), model, steps)
+        return cls(load_editing_pipeline(name_or_path, device), model_name(name_or_path), steps)
+
+    def fingerprint(self) -> str:
+        """A digest of the pipeline with all its weights, and of what it is asked."""
+        asked = (self.name, _SIZE, self._options, instructions())
+        return hashlib.sha256(f"{pipeline_fingerprint(self._pipeline)} {asked}".encode()).hexdigest()
 
     def variants(self, product: Product, count: int, rng: np.random.Generator) -> list[Variant]:
         """See `ImageAugmenter`; what the pipeline's own safety checker rejects is left out."""

@@ -15,6 +15,7 @@ Shapes: H, W pixels, C colours.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from itertools import islice
 
@@ -28,6 +29,8 @@ from encoders.products import Product
 from encoders.regions.boxes import WHOLE, Box
 from moonrec.images import BrokenImage, decode_image
 
+# To be raised when the same picture and seed give other variants.
+_VERSION = 1
 KINDS = ("background", "viewpoint", "detail", "light")
 
 
@@ -52,6 +55,10 @@ class LocalImages:
 
     def __init__(self, size: int = 256) -> None:
         self._size = size
+
+    def fingerprint(self) -> str:
+        """See `ImageAugmenter`."""
+        return hashlib.sha256(f"local {_VERSION} {self._size}".encode()).hexdigest()
 
     def variants(self, product: Product, count: int, rng: np.random.Generator) -> list[Variant]:
         """See `ImageAugmenter`; a picture that is one colour, or less than 16 pixels thin, has none."""

@@ -9,6 +9,7 @@ from encoders.augment.enrich_mllm import MllmEnricher
 from encoders.augment.enrich_rules import RuleEnricher
 from encoders.augment.image_variants import ImageAugmenter
 from encoders.augment.images_local import LocalImages
+from encoders.augment.provenance import model_name
 from encoders.augment.title import TitleEnricher
 from encoders.encoder import Encoder
 from encoders.loading import load_encoder
@@ -51,7 +52,7 @@ class Models:
                 f"--titles {name}: is of kind {kind!r}, which writes no words; name an MLLM, `{RULES}` or "
                 f"`{NONE}`"
             )
-        return MllmEnricher(encoder, name)
+        return MllmEnricher(encoder, model_name(name))
 
     def images(self, name: str) -> ImageAugmenter | None:
         """`local`, `none`, or an image-editing pipeline of diffusers by folder or hub name.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from encoders.products import Aspect, Product
 from moonrec.atomic import atomic_file
 from moonrec.images import BrokenImage, decode_image
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # Ours: as many as one looks through in a minute.
 SHEET_ITEMS = 16
 _PICTURE, _GAP, _LINE = 200, 8, 16
@@ -60,13 +63,24 @@ def _draw(sheet: Image.Image, item: Sequence[Shown], top: int) -> None:
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     lines = [one.caption for one in item if one.bytes is None]
     for line, text in enumerate(lines):
-        pen.text((_GAP, top + _PICTURE + (1 + line) * _LINE), text, fill=(_INK, _GREY)[line], font=font)
+        place = (_GAP, top + _PICTURE + (1 + line) * _LINE)
+        pen.text(place, one_line(text, font, sheet.width - 2 * _GAP), fill=(_INK, _GREY)[line], font=font)
     pictures = [one for one in item if one.bytes is not None]
     for column, one in enumerate(pictures):
         left = column * (_PICTURE + _GAP) + _GAP
         _paste(sheet, one, left, top)
-        mark = "" if one.stands else "dropped: "
-        pen.text((left, top + _PICTURE), mark + one.caption, fill=_INK if one.stands else _RED, font=font)
+        caption = one_line(f"{'' if one.stands else 'dropped: '}{one.caption}", font, _PICTURE)
+        pen.text((left, top + _PICTURE), caption, fill=_INK if one.stands else _RED, font=font)
+
+
+def one_line(text: str, font: Font, width: int) -> str:
+    """As much of a text as fits one line of `width` pixels, without line breaks and control characters."""
+    # No letter is narrower than a pixel or two; a text of a megabyte is not measured.
+    line = " ".join("".join(one if one.isprintable() else " " for one in text[: 2 * width]).split())
+    if len(text) <= 2 * width and font.getlength(line) <= width:
+        return line
+    fitting = bisect_right(range(len(line)), width, key=lambda end: ceil(font.getlength(f"{line[:end]}…")))
+    return f"{line[: max(0, fitting - 1)].rstrip()}…"
 
 
 def _paste(sheet: Image.Image, one: Shown, left: int, top: int) -> None:

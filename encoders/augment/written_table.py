@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from encoders.augment.augmented_parts import AugmentedParts
 from encoders.regions.open import boxes_path
 from moonrec.atomic import atomic_file
+from moonrec.errors import UserError
 from moonrec.images import BrokenImage, image_bytes
 from moonrec.progress import progress
 from moonrec.table_spec import Kind
@@ -40,9 +41,11 @@ def write_table(items: Table, parts: AugmentedParts, columns: dict[str, pa.DataT
     made = _Rows(parts, list(columns))
     with atomic_file(parts.out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         batches = items.batches(kept, _BATCH_ROWS)
+        first = 0
         for batch in progress(batches, "writing", -(-items.count_rows() // _BATCH_ROWS)):
-            old = [batch[name] if is_beside else _portable(batch[name], items, name) for name in kept]
+            old = [batch[name] if is_beside else _portable(batch[name], items, name, first) for name in kept]
             writer.write_batch(pa.record_batch([*old, *made.take(batch.num_rows)], schema=schema))
+            first += batch.num_rows
 
 
 def carry_boxes(items: Path, out: Path, cache: Path | None) -> None:
@@ -83,18 +86,21 @@ class _Rows:
         ]
 
 
-def _portable(column: pa.Array, items: Table, name: str) -> pa.Array:
-    """The column with the bytes of pictures that are named by path."""
+def _portable(column: pa.Array, items: Table, name: str, first: int) -> pa.Array:
+    """The column, whose rows are those from `first`, with the bytes of pictures that are named by path."""
     kind = items.spec.column(name).kind
-    if kind is Kind.IMAGE:
-        return pa.array([_filled(cell, items.folder) for cell in column.to_pylist()], column.type)
-    if kind is Kind.IMAGES:
-        rows = (
-            None if cells is None else [_filled(cell, items.folder) for cell in cells]
-            for cells in column.to_pylist()
-        )
-        return pa.array(list(rows), column.type)
-    return column
+    if kind not in (Kind.IMAGE, Kind.IMAGES):
+        return column
+    rows: list[Any] = []
+    for row, value in enumerate(column.to_pylist(), first):
+        try:
+            if isinstance(value, list):
+                rows.append([_filled(cell, items.folder) for cell in value])
+            else:
+                rows.append(_filled(value, items.folder))
+        except UserError as error:
+            raise UserError(f"{items.address(row)}: column {name!r}: {error}") from error
+    return pa.array(rows, column.type)
 
 
 def _filled(cell: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
