@@ -25,6 +25,7 @@ from encoders.products import BrokenImages
 from encoders.queries import unknown_items
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.errors import UserError
+from moonrec.output_place import folder_or_none, refuse_inside_inputs
 from moonrec.runs import open_run
 from moonrec.tables import ITEMS, SEARCHES, open_table
 
@@ -64,8 +65,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         UserError: neither encoder nor embeddings, tables that do not fit, searches most of which name items
-            that the catalogue lacks or of which none can be asked, a task that is unknown, or one that was
-            asked for and cannot be done.
+            that the catalogue lacks or of which none can be asked, a task that is unknown, one that was
+            asked for and cannot be done, or an output that would touch an input.
     """
     inputs, plan = _opened(config)
     fingerprints = {"searches": inputs.searches.fingerprint()}
@@ -96,6 +97,15 @@ def _opened(config: EvaluateConfig) -> tuple[Inputs, Plan]:
         raise UserError("name what is evaluated: --encoder RUN, --embeddings EMB, or both")
     if config.encoder is not None and config.embeddings is None and config.items is None:
         raise UserError("--encoder needs a catalogue to search: --items TABLE or --embeddings EMB")
+    refuse_inside_inputs(
+        config.out,
+        [
+            ("--encoder", folder_or_none(config.encoder)),
+            ("--embeddings", config.embeddings),
+            ("--items", config.items),
+            ("--searches", config.searches),
+        ],
+    )
     searches = open_table(config.searches, SEARCHES)
     items = open_table(config.items, ITEMS) if config.items else None
     plan = Plan.of(config.tasks, Available(searches, items, has_encoder=config.encoder is not None))

@@ -27,7 +27,9 @@ from moonrec.errors import UserError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM)
+_FORBIDDEN = (
+    errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM, errno.ENAMETOOLONG
+)  # fmt: skip
 
 
 @contextmanager
@@ -39,10 +41,21 @@ def storage_errors(path: Path) -> Iterator[None]:
         if error.errno in _FULL and _concerns(error, path):
             reason = os.strerror(error.errno).lower()
             raise UserError(f"{path}: cannot be written ({reason}); nothing was changed there") from error
-        if error.errno in _FORBIDDEN and _concerns(error, path):
-            reason = os.strerror(error.errno).lower()
+        if (error.errno in _FORBIDDEN and _concerns(error, path)) or _cannot_be_made(error, path):
+            reason = os.strerror(error.errno or 0).lower()
             raise UserError(f"{path}: cannot be written ({reason}); choose another output") from error
         raise
+
+
+def _cannot_be_made(error: OSError, path: Path) -> bool:
+    """Whether a file system without places of one's own, such as /proc, refused `path` or a folder above.
+
+    It says "no such file", as for a file inside the output that somebody forgot to write: that is a bug.
+    """
+    if error.errno != errno.ENOENT or not isinstance(error.filename, str | bytes):
+        return False
+    named, parent = Path(os.path.abspath(os.fsdecode(error.filename))), Path(os.path.abspath(path)).parent
+    return (named.parent == parent or parent.is_relative_to(named)) and _concerns(error, path)
 
 
 def _concerns(error: OSError, path: Path) -> bool:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from moonrec.errors import UserError
+
+
+def folder_or_none(name: str | None) -> str | None:
+    """`name` where such a folder stands; None where it is the name of something that is no file here."""
+    # Unlike Path.is_dir, this does not raise where a name is too long to be one.
+    return name if name is not None and os.path.isdir(name) else None
 
 
 def refuse_inside_inputs(out: Path | str, inputs: Iterable[tuple[str, Path | str | None]]) -> None:

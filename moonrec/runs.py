@@ -31,6 +31,7 @@ from moonrec.errors import UserError
 _ARITHMETIC = ["torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "transformers", "accelerate"]
 # Options that do not decide a result: where it is written, and how often what there is so far is.
 _INDECISIVE = ("out", "output", "checkpoint_minutes")
+_PROVENANCE = "provenance.json"
 _PACKAGES = [*_ARITHMETIC, "numpy", "pandas", "pyarrow", "scikit-learn", "pillow"]
 
 
@@ -115,10 +116,30 @@ def source_commit() -> str | None:
 
 def refuse_foreign_folder(out: Path, marker: str) -> None:
     """Raise when `out` exists and is not something that moonrec wrote (it holds no `marker`)."""
-    if out.exists() and not out.is_dir():
+    # Unlike Path.exists, this does not raise where a name is too long: the writer says so.
+    if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"{out}: is a file; the output is a folder, choose another name")
-    if out.is_dir() and any(out.iterdir()) and not (out / marker).exists():
+    if os.path.isdir(out) and any(out.iterdir()) and not (out / marker).exists():
         raise UserError(f"{out}: is a folder that moonrec did not write (no {marker}); choose another output")
+
+
+def refuse_other_run(out: Path, command: str) -> None:
+    """Raise when `out` exists and is not a folder that this command wrote."""
+    refuse_foreign_folder(out, _PROVENANCE)
+    provenance = out / _PROVENANCE
+    if not os.path.exists(provenance):
+        return
+    try:
+        maker = json.loads(provenance.read_text(encoding="utf-8"))["command"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{provenance}: does not tell which command wrote {out}; choose another -o"
+        ) from error
+    if maker != command:
+        raise UserError(
+            f"{out}: was written by `moonrec {maker}`, and `moonrec {command}` would replace it; "
+            "choose another -o"
+        )
 
 
 def identity_of(command: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -141,17 +162,18 @@ def open_run(
     """Open the run folder `out` for writing; it appears, complete, when the block ends without an error.
 
     Args:
-        out: the folder to write. An older run there is replaced; any other folder is refused.
+        out: the folder to write. An older run of the same command is replaced; any other folder is refused.
         command: the name of the moonrec command.
         config: its resolved options, JSON-able; `config.yaml` holds them and `--config` reads them back.
         inputs: a content fingerprint per input.
         seed: the seed of everything random.
 
     Raises:
-        UserError: `out` is somebody else's folder, is being written by another process, or the disk is full.
+        UserError: `out` is another command's or somebody else's folder, is being written by another
+            process, or the disk is full.
     """
     out = Path(out)
-    refuse_foreign_folder(out, "provenance.json")
+    refuse_other_run(out, command)
     partial = partial_folder(out)
     with storage_errors(out), locked(out):
         identity = identity_of(command, config, inputs)
@@ -178,7 +200,7 @@ def open_run(
         if not any(run.model_dir.iterdir()):
             run.model_dir.rmdir()
         write_json(
-            partial / "provenance.json",
+            partial / _PROVENANCE,
             {
                 "command": command,
                 "arguments": sys.argv[1:],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_ablation import Workshop, request, rows_of
 
-from moonrec.ablation.run import run_ablation
+from moonrec.ablation.cells import Trained
+from moonrec.ablation.run import Steps, run_ablation
 from moonrec.errors import UserError
 from moonrec.runs import locked
 
@@ -77,6 +79,38 @@ def test_cells_of_other_options_or_tables_are_refused_before_anything_runs(tmp_p
     assert len(shop.trained) == 2 * len(done)
 
 
+@pytest.mark.parametrize("mistake", [UserError("from: no such folder"), KeyboardInterrupt()])
+def test_a_training_that_left_nothing_does_not_stop_the_corrected_command(
+    tmp_path: Path, mistake: BaseException
+) -> None:
+    shop = Workshop()
+
+    def fails(flags: Mapping[str, str], seed: int, out: Path) -> Trained:
+        raise mistake
+
+    asked = request(tmp_path / "run", seeds=1, inputs={"items": "a", "from": "/nowhere"})
+    with pytest.raises(type(mistake)):
+        run_ablation(asked, Steps(shop.resolve, fails, shop.test))
+    corrected = replace(asked, inputs={"items": "a", "from": ""})
+    assert run_ablation(corrected, shop.steps())["seeds"] == 1
+    with pytest.raises(UserError, match=r"another from \(the default then, b now\)"):
+        run_ablation(replace(asked, inputs={"items": "a", "from": "b"}), shop.steps())
+
+
+def test_a_training_that_stands_half_done_is_of_its_options_alone(tmp_path: Path) -> None:
+    shop = Workshop()
+
+    def stopped(flags: Mapping[str, str], seed: int, out: Path) -> Trained:
+        out.with_name(f"{out.name}.partial").mkdir()
+        raise KeyboardInterrupt
+
+    asked = request(tmp_path / "run", seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_ablation(asked, Steps(shop.resolve, stopped, shop.test))
+    with pytest.raises(UserError, match=r"another epochs \(20 then, 8 now\)"):
+        run_ablation(replace(asked, settings={"epochs": "8"}), shop.steps())
+
+
 def test_cells_of_several_versions_are_told(tmp_path: Path) -> None:
     shop = Workshop()
     asked = request(tmp_path / "run", seeds=1)
@@ -99,8 +133,14 @@ def test_somebody_elses_folder_and_a_folder_in_use_are_refused(tmp_path: Path) -
     shop, theirs = Workshop(), tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "thesis.tex").write_text("")
+    (theirs / "cells").mkdir()
+    (theirs / "table.md").write_text("my own")
     with pytest.raises(UserError, match="moonrec did not write"):
         run_ablation(request(theirs), shop.steps())
+    (theirs / "provenance.json").write_text('{"command": "posttrain"}')
+    with pytest.raises(UserError, match="was written by `moonrec posttrain`"):
+        run_ablation(request(theirs), shop.steps())
+    assert (theirs / "table.md").read_text() == "my own"
     with locked(tmp_path / "run"), pytest.raises(UserError, match="another moonrec process"):
         run_ablation(request(tmp_path / "run"), shop.steps())
     with pytest.raises(UserError, match="--seeds 0"):

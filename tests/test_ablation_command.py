@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from encoder_helpers import Shop
+from encoder_helpers import Shop, write_table
 
 from moonrec.ablation.study import STUDIES
 from moonrec.cli import main
-from moonrec.cli.ablation import AblateConfig, ablate, read_flags
+from moonrec.cli.ablation import AblateConfig, _notes, ablate, read_flags
+from moonrec.tables import IMPRESSIONS, SEARCHES, open_table
 
 pytest_plugins = ["encoder_fixtures"]
 
@@ -73,6 +74,10 @@ def test_a_whole_ablation_trains_tests_and_tells(shop: Shop, tmp_path: Path) -> 
     assert json.loads((out / "provenance.json").read_text())["cells_computed"] == 0
     assert json.loads((out / "metrics.json").read_text()) == metrics
 
+    same = call(shop, out, *arguments, study="moon", device="cpu:0")
+    assert same.exit_code == 0, same.output
+    assert json.loads((out / "provenance.json").read_text())["cells_computed"] == 0
+
     changed = call(shop, out, "--set", f"{FAST},window=2", study="moon")
     assert "another window (3 then, 2 now)" in one_line(changed)
 
@@ -88,6 +93,11 @@ def test_a_whole_ablation_trains_tests_and_tells(shop: Shop, tmp_path: Path) -> 
         (["--set", "epochs"], "NAME=VALUE"),
         (["--set", "seed=5"], "is not set here"),
         (["--set", "seed=5", "--study", "all"], "is not set here"),
+        (["--set", "rounds=2,1"], "--rounds 2,1"),
+        (["--set", "cleaning=soap"], "--cleaning soap"),
+        (["--device", "tpu"], "--device tpu"),
+        (["-o", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
+        (["-o", "x" * 300], "cannot be written (file name too long)"),
         (["--seeds", "0"], "--seeds"),
         (["--test", "/nowhere.parquet"], "/nowhere.parquet"),
         (["--items", "/nowhere.parquet"], "/nowhere.parquet"),
@@ -98,6 +108,17 @@ def test_mistakes_are_told_before_anything_is_trained(
     arguments: list[str], message: str, shop: Shop, tmp_path: Path
 ) -> None:
     assert message in one_line(call(shop, tmp_path / "run", *arguments))
+    assert not (tmp_path / "run").exists()
+
+
+def test_posttrain_is_asked_before_anything_is_trained_beside_the_tables_too(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(shop.items).parent)
+    missing = CliRunner().invoke(
+        main, ["ablate", "--items", shop.items, "--test", shop.test_searches, "-o", str(tmp_path / "run")]
+    )
+    assert "needs --searches, --events, or both" in one_line(missing)
     assert not (tmp_path / "run").exists()
 
 
@@ -131,7 +152,26 @@ def test_training_on_the_time_of_the_test_is_told(shop: Shop, tmp_path: Path) ->
         cache=shop.cache,
     )
     (note,) = ablate(config)["notes"]
-    assert "--searches reach into the time of the test" in note
+    assert "--searches reach into the time of the test searches and no --holdout was named" in note
+
+
+@pytest.mark.parametrize(("begins", "told"), [(100, False), (99, False), (101, True)])
+def test_a_holdout_counts_if_it_begins_no_later_than_the_test(
+    begins: int, told: bool, tmp_path: Path
+) -> None:
+    rows = {
+        "searches": (SEARCHES, {"query_id": "q", "query_text": "mug", "item_id": "a", "timestamp": 900}),
+        "test": (SEARCHES, {"query_id": "q", "query_text": "mug", "item_id": "a", "timestamp": 100}),
+        "holdout": (IMPRESSIONS, {"user_id": "u", "item_id": "a", "label": 1, "timestamp": begins}),
+    }
+    tables = {
+        name: open_table(write_table(tmp_path / f"{name}.parquet", [row]), spec)
+        for name, (spec, row) in rows.items()
+    }
+    test = tables.pop("test")
+    notes = _notes(tables, test)
+    assert len(notes) == told
+    assert not told or "--holdout begins only after the test does" in notes[0]
 
 
 @pytest.mark.parametrize(

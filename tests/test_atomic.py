@@ -244,6 +244,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         write_json(tmp_path / "file" / "deep" / "out", 1)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + "/out", "/proc/nowhere", "/proc/nowhere/out"])
+def test_a_place_that_cannot_be_is_named(tmp_path: Path, name: str) -> None:
+    for write in (write_folder, lambda path: write_json(path, 1)):
+        with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another output"):
+            write(tmp_path / name)
+
+
+def test_a_file_that_was_forgotten_in_an_output_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "set") as folder:
+        (folder / "vectors").read_bytes()
+
+
 def test_errors_about_other_places_are_not_blamed_on_the_output(tmp_path: Path) -> None:
     (tmp_path / "input").write_text("")
     with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "set"):

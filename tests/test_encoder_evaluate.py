@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,27 @@ def test_the_untrained_encoder_is_evaluated_against_its_own_export(
     metrics = evaluated(shop, tmp_path / "run", **options)
     assert metrics["catalogue"] == 60
     assert metrics["retrieval"][TASK]["hit@10"] > 10 / 60
+
+
+@pytest.mark.parametrize("option", ["encoder", "embeddings", "items", "searches"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_output_that_would_touch_an_input_is_refused(
+    option: str, inside: bool, shop: Shop, trained: Path, embeddings: Path, tmp_path: Path
+) -> None:
+    given = {
+        "encoder": str(trained),
+        "embeddings": str(embeddings),
+        "items": shop.items,
+        "searches": shop.test_searches,
+    }
+    out = Path(given[option]) / "x" if inside else Path(given[option])
+    with pytest.raises(UserError, match=f"lies in the input --{option}"):
+        evaluated(shop, out, **given)
+    assert (trained / "model" / "config.json").exists()
+    shutil.copytree(trained, tmp_path / "run")
+    with pytest.raises(UserError, match="was written by `moonrec posttrain`"):
+        evaluated(shop, tmp_path / "run", **given)
+    assert (tmp_path / "run" / "model" / "config.json").exists()
 
 
 def test_an_embedding_set_of_another_encoder_is_refused(shop: Shop, embeddings: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from encoder_helpers import CPU, Shop, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
 from mllm_case import encoder_of, product
 from PIL import Image, ImageDraw
 
@@ -21,6 +22,7 @@ from encoders.encoding import encode
 from encoders.features import FeatureTable
 from encoders.heatmap.aspects import shapley, views_of
 from encoders.heatmap.attribution import attribute, vector_of
+from encoders.heatmap.draw import Drawn, product_figure
 from encoders.heatmap.in_report import Looks, report_heatmaps
 from encoders.heatmap.occlusion import CELLS, covered, heat_of, mass_inside
 from encoders.heatmap.words import title_words, without_words
@@ -181,6 +183,30 @@ def test_for_a_query_the_aspects_sum_to_the_cosine_and_its_words_stand_out(untra
     assert sum(found.aspects.values()) == pytest.approx(cosine, abs=1e-4)
     assert found.aspects[Aspect.TITLE] > found.aspects[Aspect.IMAGE]
     assert max(found.words, key=lambda one: one[1])[0] == "teapot"
+
+
+def test_nothing_is_shared_out_where_nothing_changes_the_match(untrained: CompactEncoder) -> None:
+    shown = titled("red disc", photo_of_a_disc())
+    whole, hidden = covered(shown)
+    products = [whole, *hidden, *without_words(whole)]
+    vectors, _ = encode(untrained, untrained.preparer(None, CPU).table([products]), device=CPU)
+    apart_E = np.linalg.svd(vectors)[2][-1].astype(np.float32)  # at right angles to all of them
+    mixed_E = 0.8 * vectors[0] + 0.6 * apart_E
+    (nothing,) = attribute(untrained, [shown], CPU, target_E=apart_E)
+    (found,) = attribute(untrained, [shown], CPU, target_E=mixed_E)
+    assert nothing.heat_GG is not None
+    assert found.heat_GG is not None
+    assert nothing.cosine == pytest.approx(0, abs=1e-3)
+    assert not nothing.heat_GG.any()
+    assert {share for _, share in nothing.words} == {0.0}
+    assert found.cosine == pytest.approx(0.8, abs=1e-2)
+    assert found.heat_GG.sum() == pytest.approx(1)
+    assert "no place matters" in texts_of(Drawn(shown, {"q": nothing}))
+    assert "cosine with the query: 0.8" in texts_of(Drawn(shown, {"q": found}))
+
+
+def texts_of(drawn: Drawn) -> str:
+    return " ".join(text.get_text() for text in product_figure(drawn).findobj(Text))
 
 
 def test_a_broken_picture_leaves_the_words(untrained: CompactEncoder) -> None:

@@ -28,6 +28,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"item_id": "bad", "title": "green lamp", "image": b"nothing"},
         {"item_id": "bare", "image": picture(2)},
         {"item_id": "empty"},
+        {"item_id": "left, right ", "title": "two socks"},
         {"item_id": "hopeless", "image": b"nothing"},
     ]
     return write_table(tmp_path_factory.mktemp("items") / "items.parquet", rows)
@@ -68,9 +69,23 @@ def test_two_encoders_stand_side_by_side_in_a_page_that_explains_a_match(items: 
     assert result.exit_code == 0, result.output
     names = [row["encoder"] for row in json.loads(result.stdout)["items"]]
     assert names == ["compact (untrained), for the query", "tiny-mllm, for the query"]
+    for row in json.loads(result.stdout)["items"]:
+        assert row["picture"] + row["words"] == pytest.approx(row["cosine"], abs=1e-4)
     page = (tmp_path / "heat.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 1
     assert "the match with a query" in page
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_an_id_may_hold_commas_and_spaces(items: Path, tmp_path: Path, by_file: bool) -> None:
+    ids = ["left, right ", "mug-002"]
+    options: list[str | Path] = ["-o", tmp_path / "heat.png"]
+    if by_file:
+        (tmp_path / "c.yaml").write_text(json.dumps({"item_id": ids}))
+        options += ["--config", tmp_path / "c.yaml"]
+    else:
+        options += [part for key in ids for part in ("--item-id", key)]
+    assert list(rows_of(heatmap(items, *options, encoder="tiny-mllm"))) == ids
 
 
 def test_mistakes_are_one_line(items: Path, tmp_path: Path) -> None:
@@ -78,7 +93,7 @@ def test_mistakes_are_one_line(items: Path, tmp_path: Path) -> None:
     photo.write_bytes(b"nothing")
     many = [part for n in range(25) for part in ("--item-id", str(n))]
     mistakes: tuple[tuple[tuple[str | Path, ...], str], ...] = (
-        (("--item-id", "mug-01", "-o", out), "no such item; near are mug-001"),
+        (("--item-id", "mug-01", "-o", out), "no such item; near are 'mug-001'"),
         (("--item-id", "empty", "-o", out), "shows nothing"),
         (("--item-id", "hopeless", "-o", out), "not a picture"),
         (("--item-id", "bare", "-o", tmp_path / "x.jpg"), ".png or .html"),
@@ -88,7 +103,17 @@ def test_mistakes_are_one_line(items: Path, tmp_path: Path) -> None:
         (("--item-id", "bare", "-o", out, "--query-image", photo), "not a picture"),
         (("--item-id", "bare", "-o", out, "--query-image", tmp_path / "none"), "cannot be read"),
         (("--item-id", "bare", "-o", out, "--against", "compact"), "is --encoder itself"),
-        (("--item-id", "bare", "-o", out, "--against", tmp_path / "nothing"), "nothing"),
+        (
+            ("--item-id", "bare", "-o", out, "--against", tmp_path / "nothing"),
+            f"--against {tmp_path / 'nothing'}",
+        ),
+        (
+            ("--item-id", "bare", "-o", out, "--encoder", tmp_path / "nothing"),
+            f"--encoder {tmp_path / 'nothing'}",
+        ),
+        (("--item-id", "a,b ", "-o", out), "--item-id 'a,b '"),
+        (("--item-id", "bare", "-o", tmp_path / f"{'x' * 300}.png"), "file name too long"),
+        (("--item-id", "bare", "-o", "/proc/nowhere.png"), "/proc/nowhere.png: cannot be written"),
     )
     for arguments, words in mistakes:
         result = heatmap(items, *arguments)

@@ -8,7 +8,7 @@ import pytest
 
 from ctr.config import TrainConfig, resolved
 from moonrec.errors import UserError
-from moonrec.output_place import refuse_inside_inputs
+from moonrec.output_place import folder_or_none, refuse_inside_inputs
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,12 @@ def test_a_neighbour_of_an_input_is_allowed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refuse_inside_inputs(out, [("--events", "data")])
+
+
+def test_only_a_name_where_a_folder_stands_is_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert folder_or_none(str(tmp_path)) == str(tmp_path)
+    assert not any(map(folder_or_none, (None, "", "compact", str(tmp_path / "file"), "x" * 300)))
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,29 @@ def test_somebody_elses_folder_or_file_is_refused_and_kept(tmp_path: Path) -> No
     write_run(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("text", ['{"command": "posttrain"}', "{}", "[]", '{"comm'])
+def test_the_folder_of_another_command_is_refused_and_kept(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run").mkdir()
+    provenance = tmp_path / "run" / "provenance.json"
+    provenance.write_text(text)
+    named = "written by `moonrec posttrain`" if "posttrain" in text else "does not tell which command"
+    with (
+        pytest.raises(UserError, match=f"{named}.*choose another -o"),
+        open_run(tmp_path / "run", "evaluate", CONFIG, INPUTS, 0),
+    ):
+        pass
+    assert provenance.read_text() == text
+    assert names(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize(
+    "out", ["x" * 300, "deep/" + "x" * 300 + "/run", "/proc/nowhere", "/proc/nowhere/run"]
+)
+def test_a_place_that_cannot_be_is_one_line(tmp_path: Path, out: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be written \(.*\); choose another output"):
+        write_run(tmp_path / out)
+
+
 def test_a_second_process_is_refused_while_the_first_writes(tmp_path: Path) -> None:
     with training(tmp_path / "run"), pytest.raises(UserError, match="another moonrec process is writing"):
         write_run(tmp_path / "run")

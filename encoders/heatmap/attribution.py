@@ -6,7 +6,7 @@ and what each aspect adds. No gradient or attention weight is read: attention of
 small tells where it looks and not what it takes (https://arxiv.org/abs/1902.10186), and the gradient of a
 cosine with itself is zero.
 
-Shapes: V variants of a product, E embedding width, G cells along a side of a heatmap.
+Shapes: V variants of a product (C cells, W words), E embedding width, G cells along a side of a heatmap.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from encoders.products import Aspect, Product
 from moonrec.images import BrokenImage
 
 _BATCH = 64
+FLOOR = 0.005
+"""Where no cell, or no word, takes as much of the cosine with a query, none of them counts (ours): shares of
+nothing are noise that looks like an answer."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Attribution:
         aspects: the Shapley value of each aspect. They sum to the cosine with what is explained: to 1 for the
             product itself.
         broken: why the picture could not be used.
+        cosine: with the query, where the match with one is explained.
     """
 
     heat_GG: np.ndarray | None
     words: tuple[tuple[str, float], ...]
     aspects: dict[Aspect, float]
     broken: str | None = None
+    cosine: float | None = None
 
 
 def attribute(
@@ -91,13 +96,18 @@ def _attribute(
     variants = [product, *hidden, *without_words(product)]
     table = preparer.table([variants])
     vectors_VE, _ = encode(encoder, table, device=device, batch_size=_BATCH)
+    cosine = None if target_E is None else float(vectors_VE[0] @ target_E)
     target_E = vectors_VE[0] if target_E is None else target_E
     change_V = vectors_VE[0] @ target_E - vectors_VE[1:] @ target_E
+    cells_C, words_W = np.split(change_V, [len(hidden)])
+    if cosine is not None:
+        cells_C, words_W = _above_floor(cells_C), _above_floor(words_W)
     return Attribution(
-        heat_GG=heat_of(change_V[: len(hidden)]) if hidden else None,
-        words=tuple(zip(title_words(product), _shares(change_V[len(hidden) :]), strict=True)),
+        heat_GG=heat_of(cells_C) if hidden else None,
+        words=tuple(zip(title_words(product), _shares(words_W), strict=True)),
         aspects=_aspects(encoder, table, product, device, target_E),
         broken=broken,
+        cosine=cosine,
     )
 
 
@@ -109,6 +119,11 @@ def _covered(product: Product, cells: int) -> tuple[Product, list[Product], str 
         return *covered(product, cells), None
     except BrokenImage as error:
         return Product(product.key, None, product.texts), [], str(error)
+
+
+def _above_floor(change_V: np.ndarray) -> np.ndarray:
+    """The changes as they are if any of them takes as much as `FLOOR` away; else none."""
+    return change_V if change_V.max(initial=0.0) >= FLOOR else np.zeros_like(change_V)
 
 
 def _shares(change_V: np.ndarray) -> list[float]:

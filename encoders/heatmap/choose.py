@@ -31,14 +31,18 @@ def chosen_products(items: Table, wanted: Sequence[str]) -> list[Product]:
     for key in wanted:
         if key not in there:
             near = difflib.get_close_matches(key, ids[:_COMPARED], n=3)
-            hint = f"near are {', '.join(near)}" if near else f"ids look like {', '.join(ids[:3])}"
-            raise UserError(f"--item-id {key}: {items.path} has no such item; {hint}")
+            hint = f"near are {_quoted(near)}" if near else f"ids look like {_quoted(ids[:3])}"
+            raise UserError(f"--item-id {key!r}: {items.path} has no such item; {hint}")
     found: dict[str, Product] = {}
     for batch in iter_items(items, _ROWS):
         found |= {product.key: product for product in batch if product.key in there}
         if len(found) == len(there):
             break
     return [found[key] for key in dict.fromkeys(wanted)]
+
+
+def _quoted(ids: Sequence[str]) -> str:
+    return ", ".join(map(repr, ids))
 
 
 def held_out_items(sources: Sequence[PairSource], products: Products, count: int) -> list[str]:

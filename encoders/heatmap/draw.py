@@ -81,7 +81,7 @@ def product_figure(drawn: Drawn) -> Figure:
     """
     columns = 1 + len(drawn.by_encoder)
     lines = max(_line_count(one.words) for one in drawn.by_encoder.values())
-    height = _PANEL + _LINE * (lines + 4)
+    height = _PANEL + _LINE * (lines + 4 + any(one.cosine is not None for one in drawn.by_encoder.values()))
     figure = Figure(figsize=(_PANEL * columns * 1.15, height))
     grid = figure.add_gridspec(
         2, columns, height_ratios=[_PANEL, height - _PANEL], wspace=0.08, hspace=0.02,
@@ -128,11 +128,17 @@ def _show(axes: Any, picture: Image.Image | None, product: Product, broken: str 
 
 
 def _heat(axes: Any, picture: Image.Image, heat_GG: np.ndarray, brightest: float) -> None:
+    if not heat_GG.any():
+        _note(axes, "no place matters")
+        return
     smooth_HW = smooth(heat_GG, picture.size) / max(brightest, 1e-12)
     axes.imshow(smooth_HW, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(0.25 + 0.6 * smooth_HW, 0, 0.85))
-    times = f"brightest: {heat_GG.max() * heat_GG.size:.1f} x even"
+    _note(axes, f"brightest: {heat_GG.max() * heat_GG.size:.1f} x even")
+
+
+def _note(axes: Any, text: str) -> None:
     axes.text(
-        0.02, 0.02, times, transform=axes.transAxes, fontsize=7, color="white",
+        0.02, 0.02, text, transform=axes.transAxes, fontsize=7, color="white",
         bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "linewidth": 0},
     )  # fmt: skip
 
@@ -162,7 +168,8 @@ def _column(figure: Figure, axes: Any, one: Attribution) -> None:
             x, y = 0.0, y - line
             written.set_position((x, y))
         x += width
-    for text in shares_lines(one.aspects):
+    match = [] if one.cosine is None else [f"cosine with the query: {one.cosine:.3f}"]
+    for text in [*match, *shares_lines(one.aspects)]:
         y -= line
         axes.text(0, y, text, fontsize=8, color="#5a6478", va="center")
 

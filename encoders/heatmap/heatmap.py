@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from encoders.regions.open import open_regions
 from moonrec.atomic import atomic_file
 from moonrec.errors import UserError
 from moonrec.images import MAX_IMAGE_BYTES, BrokenImage, decode_image
-from moonrec.output_place import refuse_inside_inputs
+from moonrec.output_place import folder_or_none, refuse_inside_inputs
 from moonrec.progress import progress
 from moonrec.report import Report
 from moonrec.tables import ITEMS, Table, open_table
@@ -62,7 +63,8 @@ def heatmap(config: HeatmapConfig) -> dict[str, Any]:
     products = chosen_products(items, config.item_id)
     query = _query(config)
     encoders = {
-        name: _ready_encoder(path, items, device, cache) for name, path in _encoder_names(config).items()
+        name: _ready_encoder(option, path, items, device, cache)
+        for name, (option, path) in _encoder_names(config).items()
     }
     seeing = next((one for one in encoders.values() if one.config.regions), None)
     if seeing is not None:
@@ -81,14 +83,16 @@ def _check(config: HeatmapConfig) -> None:
     suffix = Path(config.out).suffix.lower()
     if suffix not in (".png", ".html"):
         raise UserError(f"-o {config.out}: expected a name that ends in .png or .html")
-    if Path(config.out).is_dir():
+    # Unlike Path.is_dir, this does not raise where a name is too long: the writer says so.
+    if os.path.isdir(config.out):
         raise UserError(f"-o {config.out}: is a folder; name the file to write")
     refuse_inside_inputs(
         config.out,
         [
             ("--items", config.items),
             ("--query-image", config.query_image),
-            *_folders(("--encoder", config.encoder), ("--against", config.against)),
+            ("--encoder", folder_or_none(config.encoder)),
+            ("--against", folder_or_none(config.against)),
         ],
     )
     if suffix == ".png" and len(set(config.item_id)) > _MOST_IN_PNG:
@@ -98,23 +102,22 @@ def _check(config: HeatmapConfig) -> None:
         )
 
 
-def _folders(*named: tuple[str, str | None]) -> list[tuple[str, str]]:
-    """Those encoders that are folders here, and no names of checkpoints."""
-    return [(option, path) for option, path in named if path is not None and Path(path).is_dir()]
-
-
-def _encoder_names(config: HeatmapConfig) -> dict[str, str]:
-    """What to call the encoders in drawings, and where they are."""
+def _encoder_names(config: HeatmapConfig) -> dict[str, tuple[str, str]]:
+    """What to call the encoders in drawings; which option named them, and where they are."""
     paths = [config.encoder] + ([] if config.against is None else [config.against])
     if len(set(paths)) < len(paths):
         raise UserError(f"--against {config.against}: is --encoder itself; name another, or leave it out")
     short = ["compact (untrained)" if path == COMPACT else Path(path).name for path in paths]
-    return dict(zip(short if len(set(short)) == len(short) else paths, paths, strict=True))
+    named = zip(("--encoder", "--against"), paths, strict=False)
+    return dict(zip(short if len(set(short)) == len(short) else paths, named, strict=True))
 
 
-def _ready_encoder(path: str, items: Table, device: torch.device, cache: Path | None) -> Encoder:
+def _ready_encoder(option: str, path: str, items: Table, device: torch.device, cache: Path | None) -> Encoder:
     """The encoder on its device; an untrained one is fitted to the catalogue, as by `moonrec export`."""
-    encoder, ready = load_encoder(path, items)
+    try:
+        encoder, ready = load_encoder(path, items)
+    except UserError as error:
+        raise UserError(f"{option} {error}") from error
     encoder = encoder.to(device)
     if not ready:
         batches = Look(encoder, device, cache)(items, iter_items(items))
@@ -167,7 +170,7 @@ def _attributed(
         one = next(iter(by_encoder.values()))
         if not one.aspects:
             reason = "no usable picture and no text" + (f" ({one.broken})" if one.broken else "")
-            raise UserError(f"--item-id {product.key}: shows nothing: {reason}; name another item")
+            raise UserError(f"--item-id {product.key!r}: shows nothing: {reason}; name another item")
         if query is not None:
             by_encoder = {f"{name}, for the query": part for name, part in by_encoder.items()}
         drawn.append(Drawn(product, by_encoder))

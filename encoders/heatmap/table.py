@@ -15,14 +15,16 @@ from encoders.regions.boxes import area
 def item_row(product: Product, name: str, one: Attribution) -> dict[str, Any]:
     """One product under one encoder: shares of the aspects, and the heat inside the core region.
 
-    A missing aspect, or a product without picture or region, gives None.
+    A missing aspect, or a product without picture, region or heat, gives None. Where a match is explained,
+    the cosine with the query stands beside them.
     """
     inside = None
-    if product.region is not None and one.heat_GG is not None:
+    if product.region is not None and one.heat_GG is not None and one.heat_GG.any():
         inside = mass_inside(one.heat_GG, product.region)
     return {
         "item_id": product.key,
         "encoder": name,
+        **({} if one.cosine is None else {"cosine": one.cosine}),
         **{label: one.aspects.get(aspect) for aspect, label in ASPECT_NAMES.items()},
         "words": sum(share for aspect, share in one.aspects.items() if aspect is not Aspect.IMAGE),
         "heat_in_region": inside,

@@ -16,7 +16,7 @@ from typing import Any
 from moonrec.ablation.metrics import cell_metrics
 from moonrec.atomic import write_json
 from moonrec.errors import UserError
-from moonrec.runs import source_commit, versions
+from moonrec.runs import partial_folder, source_commit, versions
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Cells:
             "inputs": self._inputs,
             "made_by": self._made_by,
         }
-        encoder, tested = path.with_suffix(""), path.with_name(f"{path.stem}-test")
+        encoder, tested = _encoder_of(path), path.with_name(f"{path.stem}-test")
         # Before training, so that a folder is never taken for a cell of other options.
         write_json(path, record)
         try:
@@ -130,6 +130,10 @@ class Cells:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: cannot be read; delete it, and the cell is made again") from error
+        encoder = _encoder_of(path)
+        if "trained" not in record and not encoder.exists() and not partial_folder(encoder).exists():
+            # Of a training that never began, or left nothing: it says nothing about what stands here.
+            return None
         apart = _apart(options, {**cell.options, "seed": cell.seed}) or _apart(inputs, self._inputs)
         if apart:
             raise UserError(
@@ -138,9 +142,18 @@ class Cells:
         return record
 
 
+def _encoder_of(record: Path) -> Path:
+    return record.with_suffix("")
+
+
 def _apart(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs first, in words; empty for nothing."""
     for name in sorted({*then, *now}):
         if then.get(name, "absent") != now.get(name, "absent"):
-            return f"{name} ({then.get(name, 'absent')} then, {now.get(name, 'absent')} now)"
+            return f"{name} ({_value_of(then, name)} then, {_value_of(now, name)} now)"
     return ""
+
+
+def _value_of(options: Mapping[str, Any], name: str) -> Any:
+    value = options.get(name, "absent")
+    return "the default" if value is None or value == "" else value

@@ -27,9 +27,9 @@ from moonrec.ablation.table import metrics_of, row_results
 from moonrec.ablation.write import terminal_lines, write_markdown, write_report, write_tables
 from moonrec.atomic import atomic_file, storage_errors, write_json
 from moonrec.errors import UserError
-from moonrec.runs import locked, refuse_foreign_folder, source_commit, versions
+from moonrec.runs import locked, refuse_other_run, source_commit, versions
 
-_CELLS = "cells"
+_COMMAND, _CELLS, _PROVENANCE = "ablate", "cells", "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,19 @@ def run_ablation(request: Request, steps: Steps) -> dict[str, Any]:
     if asked and not asked & {row.row.name for row in planned}:
         reasons = "; ".join(f"{one.label}: {one.reason}" for one in left_out if one.row in asked)
         raise UserError(f"--rows {','.join(request.rows)}: nothing of it can be run ({reasons})")
-    # A user may have deleted all cells to have them made anew.
-    refuse_foreign_folder(request.out, "cells.csv" if (request.out / "cells.csv").exists() else _CELLS)
+    refuse_other_run(request.out, _COMMAND)
     started = datetime.now(UTC)
     with storage_errors(request.out), locked(request.out):
         cells = Cells(request.out / _CELLS, request.inputs, steps.train, steps.test)
         every = _cells_of(planned, request.seeds)
         missing = cells.unfinished(every)
         _tell_plan(planned, left_out, request.seeds, len(every), len(missing))
+        if not (request.out / _PROVENANCE).exists():
+            # From the first cell on, so that the folder is known as ours when this is stopped.
+            write_json(
+                request.out / _PROVENANCE,
+                {"command": _COMMAND, "started": started.isoformat(timespec="seconds")},
+            )
         _run(cells, missing)
         metrics = _write(request, planned, left_out, {(c.row, c.seed): cells.result(c) for c in every})
         _write_provenance(request, started, computed=len(missing))
@@ -183,9 +188,9 @@ def _write_provenance(request: Request, started: datetime, computed: int) -> Non
     with atomic_file(request.out / "config.yaml") as temporary:
         temporary.write_text(text, encoding="utf-8")
     write_json(
-        request.out / "provenance.json",
+        request.out / _PROVENANCE,
         {
-            "command": "ablate",
+            "command": _COMMAND,
             "arguments": sys.argv[1:],
             "seeds": list(range(request.seeds)),
             "inputs": dict(request.inputs),

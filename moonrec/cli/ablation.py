@@ -108,11 +108,24 @@ class _EncoderCells:
     """How cells of encoders are made."""
 
     def __init__(self, config: AblateConfig) -> None:
+        from encoders.precision import pick_device
+
         self._config = config
+        # `auto` is another device on another machine, and numbers differ with the device.
+        self._device = pick_device(config.device).type
 
     def resolve(self, flags: Mapping[str, str]) -> dict[str, Any]:
-        """All options that decide a training's result, but for tables and seed."""
-        options = self._options(flags, seed=0, out="")
+        """All options that decide a training's result, but for tables and seed.
+
+        Raises:
+            UserError: posttrain does not take them.
+        """
+        from encoders.posttrain import PosttrainConfig
+        from encoders.posttrain import _check as check_options
+
+        options = self._options(flags, seed=0, out=self._config.out)
+        check_options(PosttrainConfig(**options))
+        options["device"] = self._device
         named = {name: value for name, value in options.items() if name not in (*_BY_CONTENT, "seed")}
         return dict(json.loads(json.dumps(named)))
 
@@ -211,18 +224,23 @@ def _refuse_leak(searches: Table, test: Table) -> None:
 
 def _notes(tables: Mapping[str, Table], test: Table) -> list[str]:
     """A warning where rows may have learnt from the time of the test."""
-    if "holdout" in tables or test.time_range is None:
+    if test.time_range is None:
+        return []
+    begins = test.time_range[0]
+    cut = tables["holdout"].time_range if "holdout" in tables else None
+    if cut is not None and cut[0] <= begins:
         return []
     late = [
         f"--{name}"
         for name in ("searches", "events")
-        if name in tables and (found := tables[name].time_range) and found[1] >= test.time_range[0]
+        if name in tables and (found := tables[name].time_range) and found[1] >= begins
     ]
     if not late:
         return []
+    reason = "no --holdout was named" if cut is None else "--holdout begins only after the test does"
     return [
-        f"{' and '.join(late)} reach into the time of the test searches and no --holdout was named: the rows "
-        "may have learnt from the future, and all numbers are optimistic."
+        f"{' and '.join(late)} reach into the time of the test searches and {reason}: the rows may have "
+        "learnt from the future, and all numbers are optimistic."
     ]
 
 
@@ -238,7 +256,8 @@ def _digest(path: Path) -> str:
 def _start_fingerprint(start: str) -> str:
     """Of the folder that rows start from, by content; a name stands for itself."""
     folder = Path(start)
-    if not start or not folder.is_dir():
+    # Unlike Path.is_dir, this does not raise where a name is too long.
+    if not start or not os.path.isdir(folder):
         return start
     # A run's log and report say nothing about its weights.
     weights = folder / "model" if (folder / "model").is_dir() else folder

@@ -18,7 +18,7 @@ from moonrec.cli.repeated import repeated
 )
 @click.option("--against", metavar="RUN", help="Another encoder, drawn beside the first.")
 @click.option("--items", required=True, metavar="TABLE", help="The catalogue.")
-@repeated("--item-id", metavar="ID", required=True, help="Products to draw: A,B, or repeated.")
+@repeated("--item-id", split=False, metavar="ID", required=True, help="A product to draw; may be repeated.")
 @click.option("--query-text", metavar="WORDS", help="Explain the match with this query, not the vector.")
 @click.option("--query-image", metavar="FILE", help="The same with a photo; both together are one query.")
 @click.option("-o", "--out", required=True, metavar="FILE.png|FILE.html", help="A picture, or a page.")

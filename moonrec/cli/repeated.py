@@ -17,12 +17,29 @@ class _Repeated(click.Option):
         return super().type_cast_value(ctx, (value,) if isinstance(value, str) else value)
 
 
+class _Whole(CommaSeparated):
+    """One text as it stands, commas and spaces and all; a config file still lists several."""
+
+    name = "TEXT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """The text alone."""
+        return (str(value),)
+
+
 def _joined(_: click.Context, __: click.Parameter, given: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     return tuple(part for parts in given for part in parts)
 
 
-def repeated(name: str, **options: Any) -> Callable[[Any], Any]:
-    """An option whose value is the tuple of all texts given, in order; empty without any."""
-    return click.option(
-        name, cls=_Repeated, type=CommaSeparated(), multiple=True, callback=_joined, **options
-    )
+def repeated(name: str, *, split: bool = True, **options: Any) -> Callable[[Any], Any]:
+    """An option whose value is the tuple of all texts given, in order; empty without any.
+
+    Args:
+        name: the flag.
+        split: whether commas part texts, too; without, a text may hold commas.
+        options: of `click.option`.
+    """
+    kind = CommaSeparated() if split else _Whole()
+    return click.option(name, cls=_Repeated, type=kind, multiple=True, callback=_joined, **options)
