@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -259,15 +260,16 @@ def _checkpoint(folder: Path, model_type: str, options: StartOptions) -> Encoder
 
 def _local_folder(name: str) -> Path:
     """The folder that holds an encoder's configuration, fetched from the hub where `name` is a name there."""
+    # os.path and not Path: a name that is too long for the disk is no folder, and no crash.
     path = Path(name)
-    if (path / "model" / "config.json").is_file():
+    if os.path.isfile(path / "model" / "config.json"):
         return path / "model"
-    if (path / "config.json").is_file():
+    if os.path.isfile(path / "config.json"):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{name}: holds no encoder (no config.json, no model/config.json)")
     # A name on the hub is exactly owner/name; anything else was meant as a path.
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if os.path.exists(path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UserError(
             f"{name}: no such folder; an encoder is a run folder, a checkpoint, or `{COMPACT}` or "
             f"`{TINY_MLLM}` (untrained)"

@@ -29,7 +29,7 @@ from encoders.training_data import calibration_rows, load_products, open_tables
 from encoders.training_loop import Trainer
 from encoders.training_state import Checkpoint
 from moonrec.errors import UserError
-from moonrec.output_place import refuse_inside_inputs
+from moonrec.output_place import folder_or_none, refuse_inside_inputs
 from moonrec.runs import open_run, partial_folder
 from moonrec.tables import Table
 
@@ -104,7 +104,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
         UserError: no source of pairs, options that contradict each other, tables that do not fit, a loss that
             is not finite, or an output that cannot be written.
     """
-    _check(config)
+    check_options(config)
     tables = open_tables(
         items=config.items,
         searches=config.searches,
@@ -196,10 +196,10 @@ def _keep_weight(config: PosttrainConfig, encoder: Encoder) -> float:
     return encoder.keep_weight if config.keep is None else config.keep
 
 
-def _check(config: PosttrainConfig) -> None:
-    start = config.from_ if Path(config.from_).is_dir() else None
+def check_options(config: PosttrainConfig) -> None:
+    """Raise a `UserError` for options that contradict each other, before anything is read."""
     tables = [(f"--{name}", getattr(config, name)) for name in ("items", "searches", "events", "holdout")]
-    refuse_inside_inputs(config.out, [*tables, ("--from", start)])
+    refuse_inside_inputs(config.out, [*tables, ("--from", folder_or_none(config.from_))])
     if config.searches is None and config.events is None:
         raise UserError("post-training needs --searches, --events, or both: behaviour is the teacher")
     order = [name for name in ROUNDS if name in config.rounds]

@@ -33,7 +33,7 @@ from encoders.training_round import Round
 from encoders.training_state import Checkpoint
 from encoders.validation_recall import ValidationRecall
 from moonrec.errors import UserError
-from moonrec.output_place import refuse_inside_inputs
+from moonrec.output_place import folder_or_none, refuse_inside_inputs
 from moonrec.runs import Run, open_run, partial_folder
 from moonrec.tables import Table
 
@@ -87,8 +87,9 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             no such backbone, an option that it has no use for, a loss that is not finite, or an output that
             cannot be written.
     """
-    start = config.backbone if Path(config.backbone).is_dir() else None
-    refuse_inside_inputs(config.out, [("--items", config.items), ("--backbone", start)])
+    refuse_inside_inputs(
+        config.out, [("--items", config.items), ("--backbone", folder_or_none(config.backbone))]
+    )
     tables = open_tables(items=config.items)
     items = tables["items"]
     encoder, ready = start_encoder(config.backbone, config.start_options(), items)

@@ -95,10 +95,10 @@ class JointObjective(nn.Module):
     """The loss of MOON2.0 (https://arxiv.org/abs/2511.12449).
 
     Inter-product: the queries of each modality (image, text, both) must find their item, shown whole, among
-    the negatives of `Objective`, and be found by it; the losses of the modalities are added with weights that
-    `ModalityWeights` derives from the experts that the queries use. Intra-product: `intra_product_loss`. Then
-    the sparsity of the experts' objectives. Balancing the experts is the encoder's part
-    (`encoders.objective.gradient_cache`). Queries that the encoder does not believe are weighted down
+    the negatives of `Objective`, and be found by it; the losses of the modalities are averaged with weights
+    that `ModalityWeights` derives from the experts that the queries use. Intra-product:
+    `intra_product_loss`. Then the sparsity of the experts' objectives. Balancing the experts is the encoder's
+    part (`encoders.objective.gradient_cache`). Queries that the encoder does not believe are weighted down
     (`encoders.objective.sample_filter`).
 
     With `spatial` the mean over the processes of the loss, and of its gradients, is the loss of one process
@@ -161,8 +161,11 @@ class JointObjective(nn.Module):
                 intra = intra_product_loss(self.loss, self.config.dims, _in_float32(local.sides))
             sparsity = positives_PE.new_zeros(()) if self.weights is None else self.weights.sparsity()
             kept = self.config.keep_weight * drift(positives_PE, local.start_PE) / len(batch.pairs)
+            # By their sum, which is about 1 where all modalities are there: a log of photos alone learns to
+            # find products as hard as one of all three.
+            inter = (omega_M * inter_M).sum() / omega_M.detach().sum().clamp_min(_LEAST_WEIGHT)
             total = (
-                self.joint.inter_weight * (omega_M * inter_M).sum()
+                self.joint.inter_weight * inter
                 + self.joint.intra_weight * intra
                 + self.joint.sparsity_weight * sparsity
                 + kept * (world_size() if batch.gathered else 1)

@@ -120,8 +120,7 @@ class _EncoderCells:
         Raises:
             UserError: posttrain does not take them.
         """
-        from encoders.posttrain import PosttrainConfig
-        from encoders.posttrain import _check as check_options
+        from encoders.posttrain import PosttrainConfig, check_options
 
         options = self._options(flags, seed=0, out=self._config.out)
         check_options(PosttrainConfig(**options))
