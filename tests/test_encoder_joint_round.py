@@ -86,7 +86,7 @@ def test_a_photo_without_words_is_asked_as_a_photo_whatever_the_mix() -> None:
     ]
 
 
-OPTIONS: dict[str, Any] = {"rounds": ("joint",), "learning_rate": 1e-3}
+OPTIONS: dict[str, Any] = {"rounds": ("joint",), "learning_rate": 1e-3, "pairs_per_epoch": 192}
 
 
 def test_the_history_tells_losses_weights_and_what_was_filtered(shop: Shop, tmp_path: Path) -> None:
