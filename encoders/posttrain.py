@@ -88,6 +88,7 @@ class PosttrainConfig:
     window: int = 3
     max_gap_days: float = 365.0
     heatmaps: int = 3
+    keep_epochs: bool = False
     seed: int = 0
     device: str = "auto"
     cache: str | None = None
@@ -153,6 +154,7 @@ def posttrain(config: PosttrainConfig) -> dict[str, Any]:
         trainer = Trainer(
             encoder, products, accelerator, run, checkpoint,
             chunk_size=default_chunk(encoder, config.chunk_size), fsdp=config.fsdp, seed=config.seed,
+            keep_epochs=config.keep_epochs,
         )  # fmt: skip
         makers = {"1": maker.first, "joint": maker.joint, "2": maker.second}
         rounds = trainer.train([makers[name] for name in config.rounds])

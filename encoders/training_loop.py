@@ -29,6 +29,7 @@ from encoders.training_round import Round
 from encoders.training_state import Checkpoint, RoundState, Trained, put_weights
 from moonrec.runs import Run
 
+EPOCHS = "epochs"
 _LOSS_RATE = 10
 _BETAS = (0.9, 0.98)
 
@@ -45,6 +46,7 @@ class Trainer:
         chunk_size: products that go through the encoder at once; 0 for a whole batch (gradient caching).
         fsdp: whether weights are sharded over the processes.
         seed: of everything random.
+        keep_epochs: whether the run folder keeps the encoder of every epoch, as `epochs/ROUND-EPOCH`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Trainer:
         chunk_size: int,
         fsdp: bool,
         seed: int,
+        keep_epochs: bool = False,
     ) -> None:
         self._placed = PlacedEncoder(encoder, accelerator, fsdp=fsdp)
         self.encoder = self._placed.encoder
@@ -69,6 +72,7 @@ class Trainer:
         self.chunk_size = chunk_size
         self.seed = seed
         self.device = accelerator.device
+        self._keep_epochs = keep_epochs
 
     def train(self, rounds: Sequence[Callable[[], Round]]) -> list[dict[str, Any]]:
         """Train through all rounds; each is made when it begins, from the encoder as it is then.
@@ -128,6 +132,7 @@ class Trainer:
                 state.filtered = self._write_filtered(loop, round_, state.epoch)
             if self._run is not None:
                 self._run.log(round=round_.name, epoch=state.epoch, **figures, **recall)
+            self._keep(round_, state.epoch)
             self._checkpoint.save(number, state, trained, self._lines())
         put_weights(self.encoder, state.best)
         return {
@@ -185,8 +190,22 @@ class Trainer:
         state = RoundState.start(self._validate(round_), self.encoder)
         if self._run is not None:
             self._run.log(round=round_.name, epoch=0, loss=None, **state.start_recall)
+        if number == 0:
+            # Later rounds start from an epoch that is kept already.
+            self._keep(round_, 0)
         self._checkpoint.save(number, state, trained, self._lines())
         return state
+
+    def _keep(self, round_: Round, epoch: int) -> None:
+        """Save the encoder as it is now, for who asks how it came to be; all processes call it."""
+        if not self._keep_epochs:
+            return
+        training = self.encoder.training
+        whole = self.whole_encoder()
+        if self._run is not None and whole is not None:
+            name = f"{round_.name.removeprefix('round ')}-{epoch:02d}"
+            whole.save_pretrained(self._run.path / EPOCHS / name / "model")
+        self.encoder.train(training)
 
     def _validate(self, round_: Round) -> dict[str, float]:
         """Validation recall, as the main process found it: all of them stop at the same epoch."""

@@ -73,7 +73,7 @@ def test_training_changes_the_encoder_and_the_seed_decides_it(
     shop: Shop, trained: Path, tmp_path: Path
 ) -> None:
     untouched = posttrain(shop.training(tmp_path / "untouched", epochs=0))
-    again = posttrain(shop.training(tmp_path / "again"))
+    again = posttrain(shop.training(tmp_path / "again", keep_epochs=True))
     expected = read_json(trained / "metrics.json")
     assert again["encoder_fingerprint"] == expected["encoder_fingerprint"]
     assert history(tmp_path / "again") == history(trained)
@@ -83,6 +83,13 @@ def test_training_changes_the_encoder_and_the_seed_decides_it(
     assert losses[1] < losses[0]
     changed = untouched["encoder_fingerprint"] != expected["encoder_fingerprint"]
     assert changed == any(one["best_epoch"] > 0 for one in expected["rounds"])
+    # Keeping the encoders of all epochs has changed nothing of the training.
+    kept = {path.name: load(path).fingerprint() for path in (tmp_path / "again" / "epochs").iterdir()}
+    assert sorted(kept) == ["1-00", "1-01", "1-02", "2-01", "2-02"]
+    assert len(set(kept.values())) == 5
+    best = f"2-{expected['rounds'][1]['best_epoch']:02d}"
+    if best in kept:
+        assert kept[best] == expected["encoder_fingerprint"]
 
 
 @pytest.mark.parametrize("lines", [2, 5])

@@ -164,6 +164,11 @@ def pretrain(**options: Any) -> dict[str, Any]:
     "--window", default=3, show_default=True, type=click.IntRange(1), help="Steps between a pair's events."
 )
 @click.option(
+    "--keep-epochs",
+    is_flag=True,
+    help="Keep the encoder of every epoch in RUN/epochs, as versions for `moonrec exchange-rate`.",
+)
+@click.option(
     "--heatmaps",
     default=3,
     show_default=True,
