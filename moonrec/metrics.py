@@ -4,7 +4,7 @@ Every function takes whole test sets as NumPy arrays and is vectorised over them
 scikit-learn; importing that in every process that trains would cost 100 MB and a second. An AUC over rows of
 one class does not exist; it comes back as None rather than as a number that somebody would average.
 
-Shapes: N scored rows, P (query, positive) pairs, Q queries.
+Shapes: N scored rows, U users, T ties, P (query, positive) pairs, Q queries.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ _LOG_LOSS_CLIP = 1e-7
 _NDCG_K = 10
 
 
-def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float | None:
     """Area under the ROC curve of `scores` (N) for 0/1 `labels` (N); None if only one class is present.
 
-    It is the group AUC of a single group.
+    `weights` (N) are how often each row counts; a row of weight 0 is as if absent. It is the group AUC of a
+    single group.
 
     Raises:
-        ValueError: lengths differ, a label is not 0/1, or a score is NaN (with the count).
+        ValueError: lengths differ, a label is not 0/1, a score is NaN (with the count), or a weight is
+            negative or not finite.
     """
-    return gauc(np.zeros(len(np.asarray(labels)), np.int8), labels, scores)
+    return gauc(np.zeros(len(np.asarray(labels)), np.int8), labels, scores, weights)
 
 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -39,7 +41,7 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     Raises:
         ValueError: no rows, lengths differ, a label is not 0/1, a probability is NaN or outside [0, 1].
     """
-    labels_N, probabilities_N = _checked(labels, probabilities)
+    labels_N, probabilities_N = checked_scores(labels, probabilities)
     if not labels_N.size:
         raise ValueError("log loss of no rows is undefined")
     if probabilities_N.min() < 0 or probabilities_N.max() > 1:
@@ -50,7 +52,12 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return float(-np.mean(np.log(np.where(labels_N == 1, clipped_N, 1 - clipped_N))))
 
 
-def gauc(users: ArrayLike | pa.Array | pa.ChunkedArray, labels: ArrayLike, scores: ArrayLike) -> float | None:
+def gauc(
+    users: ArrayLike | pa.Array | pa.ChunkedArray,
+    labels: ArrayLike,
+    scores: ArrayLike,
+    weights: ArrayLike | None = None,
+) -> float | None:
     """Group AUC: the mean of the users' own AUCs, each weighted by the user's number of rows.
 
     Only users with both classes count (the others have no AUC); ties take the average rank. It must see the
@@ -60,36 +67,74 @@ def gauc(users: ArrayLike | pa.Array | pa.ChunkedArray, labels: ArrayLike, score
         users: (N) user ids, integers or strings (NumPy or Arrow).
         labels: (N) 0/1.
         scores: (N) anything that orders.
+        weights: (N) how often each row counts, 1 by default; a user's weight is the sum of its rows'.
 
     Returns:
         The group AUC, or None if no user has both classes.
 
     Raises:
-        ValueError: lengths differ, a user is null, a label is not 0/1, or a score is NaN (with the count).
+        ValueError: lengths differ, a user is null, a label is not 0/1, a score is NaN (with the count), or a
+            weight is negative or not finite.
 
     Source: Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", arXiv 1703.02091.
     """
-    labels_N, scores_N = _checked(labels, scores)
+    labels_N, scores_N = checked_scores(labels, scores)
     codes_N, user_count = _codes(users)
     if len(codes_N) != len(labels_N):
         raise ValueError(f"{len(codes_N)} users for {len(labels_N)} labels")
-    order = np.lexsort((scores_N, codes_N))
-    codes_N, labels_N, scores_N = codes_N[order], labels_N[order], scores_N[order]
-
-    rows_per_user = np.bincount(codes_N, minlength=user_count)
-    first_row_of_user = np.cumsum(rows_per_user) - rows_per_user
-    ranks_N = _average_ranks(codes_N, scores_N) - first_row_of_user[codes_N]
-    positives = np.bincount(codes_N, weights=labels_N, minlength=user_count)
-    negatives = rows_per_user - positives
-    rank_sums = np.bincount(codes_N, weights=ranks_N * labels_N, minlength=user_count)
-
-    both = (positives > 0) & (negatives > 0)
-    if not both.any():
+    auc_U, weight_U = auc_per_user(codes_N, labels_N, scores_N, user_count, weights)
+    both_U = ~np.isnan(auc_U)
+    if not both_U.any():
         return None
-    # Mann-Whitney: the rank sum of the positives, less its least possible value, over the number of pairs.
-    wins = rank_sums[both] - positives[both] * (positives[both] + 1) / 2
-    user_auc = wins / (positives[both] * negatives[both])
-    return float(np.average(user_auc, weights=rows_per_user[both]))
+    return float(np.average(auc_U[both_U], weights=weight_U[both_U]))
+
+
+def auc_per_user(
+    codes: NDArray[np.integer[Any]],
+    labels: ArrayLike,
+    scores: ArrayLike,
+    user_count: int,
+    weights: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUC of every user, NaN without both classes, and the sum of its rows' weights, float64 (U) each.
+
+    Args:
+        codes: (N) the user of every row as a number from 0 to `user_count` - 1.
+        labels, scores, weights: as for `gauc`.
+        user_count: U.
+
+    Raises:
+        ValueError: as `gauc`, or a code outside [0, U).
+    """
+    labels_N, scores_N = checked_scores(labels, scores)
+    codes_N = checked_codes(codes, len(labels_N), user_count)
+    weights_N = None if weights is None else _checked_weights(weights, len(labels_N))
+    if not labels_N.size:
+        return np.full(user_count, np.nan), np.zeros(user_count)
+    order_N = _by_user_and_score(codes_N, scores_N, user_count)
+    codes_N, scores_N, labels_N = codes_N[order_N], scores_N[order_N], labels_N[order_N]
+    # A tie T is a run of rows of one user and one score.
+    first_T = np.flatnonzero(_starts(codes_N) | _starts(scores_N))
+    user_T = codes_N[first_T]
+    if weights_N is None:
+        positive_T = np.add.reduceat(labels_N, first_T, dtype=np.float64)
+        negative_T = np.diff(first_T, append=len(labels_N)) - positive_T
+    else:
+        weights_N = weights_N[order_N]
+        positive_T, negative_T = (np.add.reduceat(weights_N * (labels_N == y), first_T) for y in (1, 0))
+
+    # Mann-Whitney: a pair of a positive and a negative is won by the higher score, a tie is half won.
+    below_T = np.cumsum(negative_T) - negative_T
+    first_of_user_T = np.flatnonzero(_starts(user_T))
+    below_T -= np.repeat(below_T[first_of_user_T], np.diff(first_of_user_T, append=len(user_T)))
+    wins_T = positive_T * (below_T + negative_T / 2)
+    wins_U, positive_U, negative_U = (
+        np.bincount(user_T, each_T, user_count) for each_T in (wins_T, positive_T, negative_T)
+    )
+    pairs_U = positive_U * negative_U
+    auc_U: NDArray[np.float64] = np.full(user_count, np.nan)
+    np.divide(wins_U, pairs_U, out=auc_U, where=pairs_U > 0)
+    return auc_U, np.add(positive_U, negative_U, dtype=np.float64)
 
 
 def auc_by_group(
@@ -107,7 +152,7 @@ def auc_by_group(
     Raises:
         ValueError: lengths differ, a label is not 0/1, a score is NaN, or a group is not among `names`.
     """
-    labels_N, scores_N = _checked(labels, scores)
+    labels_N, scores_N = checked_scores(labels, scores)
     groups_N = np.asarray(groups)
     if groups_N.shape != labels_N.shape:
         raise ValueError(f"{groups_N.shape} groups for {labels_N.shape} labels")
@@ -194,7 +239,12 @@ def ranking_metrics(
     return metrics
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+def checked_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Labels (N) and scores (N) as arrays.
+
+    Raises:
+        ValueError: lengths differ, a label is not 0/1, or a score is NaN (with the count).
+    """
     labels_N, scores_N = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels_N.ndim != 1 or labels_N.shape != scores_N.shape:
         raise ValueError(
@@ -202,12 +252,35 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int8], ND
         )
     if missing := int(np.isnan(scores_N).sum()):
         raise ValueError(f"{missing} of {scores_N.size} scores are NaN")
-    if not np.isin(labels_N, (0, 1)).all():
+    if not ((labels_N == 0) | (labels_N == 1)).all():
         raise ValueError("labels other than 0 and 1")
     return labels_N.astype(np.int8), scores_N
 
 
-def _codes(users: ArrayLike | pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.int64], int]:
+def checked_codes(codes: NDArray[np.integer[Any]], rows: int, count: int) -> NDArray[np.integer[Any]]:
+    """The users of the rows, as numbers from 0 to `count` - 1.
+
+    Raises:
+        ValueError: not one per row, or a number outside that range.
+    """
+    codes_N = np.asarray(codes)
+    if codes_N.shape != (rows,):
+        raise ValueError(f"{codes_N.shape} users for {rows} labels")
+    if rows and (codes_N.min() < 0 or codes_N.max() >= count):
+        raise ValueError(f"a user's number is outside [0, {count})")
+    return codes_N
+
+
+def _checked_weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:
+    weights_N = np.asarray(weights, dtype=np.float64)
+    if weights_N.shape != (rows,):
+        raise ValueError(f"{weights_N.shape} weights for {rows} labels")
+    if bad := int((~(np.isfinite(weights_N) & (weights_N >= 0))).sum()):
+        raise ValueError(f"{bad} of {rows} weights are negative or not finite")
+    return weights_N
+
+
+def _codes(users: ArrayLike | pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.integer[Any]], int]:
     """Integer codes of the users and how many users there are; hashing in Arrow is fast for strings too."""
     array = users if isinstance(users, pa.Array | pa.ChunkedArray) else pa.array(np.asarray(users))
     if isinstance(array, pa.ChunkedArray):
@@ -215,14 +288,26 @@ def _codes(users: ArrayLike | pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.in
     encoded = array.dictionary_encode()
     if encoded.null_count:
         raise ValueError(f"{encoded.null_count} of {len(encoded)} users are null")
-    return encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
+    return encoded.indices.to_numpy(), len(encoded.dictionary)
 
 
-def _average_ranks(codes_N: NDArray[np.int64], scores_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1-based positions in the given order, runs of one user and one score sharing their mean position."""
-    changes = (codes_N[1:] != codes_N[:-1]) | (scores_N[1:] != scores_N[:-1])
-    bounds = np.concatenate(([0], np.flatnonzero(changes) + 1, [len(codes_N)]))
-    return np.repeat((bounds[:-1] + 1 + bounds[1:]) / 2, np.diff(bounds))
+def _by_user_and_score(
+    codes_N: NDArray[np.integer[Any]], scores_N: NDArray[np.float64], user_count: int
+) -> NDArray[np.int64]:
+    """The order of rows by user, then score; two sorts of plain numbers are faster than one `lexsort`."""
+    by_score_N = np.argsort(scores_N)
+    if user_count == 1:
+        return by_score_N
+    key_N = (codes_N[by_score_N].astype(np.int64) << 32) | np.arange(len(codes_N))
+    key_N.sort()
+    return by_score_N[key_N & 0xFFFF_FFFF]
+
+
+def _starts(values_N: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a run of equal values begins."""
+    starts_N = np.ones(len(values_N), dtype=bool)
+    np.not_equal(values_N[1:], values_N[:-1], out=starts_N[1:])
+    return starts_N
 
 
 def _check_ranks(

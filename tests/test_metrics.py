@@ -13,24 +13,28 @@ from moonrec.metrics import (
     FREQUENCY_GROUPS,
     auc,
     auc_by_group,
+    auc_per_user,
     frequency_groups,
     gauc,
     log_loss,
     ranking_metrics,
 )
 
+# Halves add up without rounding, so that a weight of 0 is the only way to vanish.
+WEIGHT = st.integers(0, 6).map(lambda number: number / 2)
 ROWS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(-2, 2)), max_size=40)
 
 
-def gauc_by_loop(users: list[int], labels: list[int], scores: list[int]) -> float | None:
-    total, weight = 0.0, 0
+def gauc_by_loop(users: list, labels: list, scores: list, weights: list | None = None) -> float | None:
+    aucs, sums = [], []
     for user in set(users):
-        mine = [row for row, other in enumerate(users) if other == user]
-        mine_labels = [labels[row] for row in mine]
-        if len(set(mine_labels)) == 2:
-            total += len(mine) * roc_auc_score(mine_labels, [scores[row] for row in mine])
-            weight += len(mine)
-    return total / weight if weight else None
+        mine = [row for row, other in enumerate(users) if other == user and (not weights or weights[row])]
+        if len({labels[row] for row in mine}) == 2:
+            mine_weights = [weights[row] for row in mine] if weights else [1] * len(mine)
+            values = ([part[row] for row in mine] for part in (labels, scores))
+            aucs.append(roc_auc_score(*values, sample_weight=mine_weights))
+            sums.append(sum(mine_weights))
+    return float(np.average(aucs, weights=sums)) if aucs else None
 
 
 @settings(max_examples=150, deadline=None)
@@ -40,6 +44,41 @@ def test_gauc_equals_a_loop_over_users_ties_included(rows: list[tuple[int, int, 
     expected = gauc_by_loop(users, labels, scores)
     found = gauc(np.array(users, dtype=np.int64), labels, scores)
     assert found == (None if expected is None else pytest.approx(expected, abs=1e-12))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(-2, 2), WEIGHT), max_size=40))
+def test_weighted_auc_and_gauc_equal_sklearn(rows: list[tuple[int, int, int, float]]) -> None:
+    users, labels, scores, weights = ([row[part] for row in rows] for part in range(4))
+    for found, expected in (
+        (gauc(np.array(users, int), labels, scores, weights), gauc_by_loop(users, labels, scores, weights)),
+        (auc(labels, scores, weights), gauc_by_loop([0] * len(rows), labels, scores, weights)),
+    ):
+        assert found == (None if expected is None else pytest.approx(expected, abs=1e-9))
+
+
+@settings(max_examples=50, deadline=None)
+@given(ROWS)
+def test_a_weight_of_two_is_the_row_given_twice(rows: list[tuple[int, int, int]]) -> None:
+    users, labels, scores = (np.array([row[part] for row in rows], int) for part in range(3))
+    weights = 1 + np.arange(len(rows)) % 2
+    twice = [np.repeat(part, weights) for part in (users, labels, scores)]
+    assert gauc(users, labels, scores, weights) == gauc(*twice)
+
+
+def test_weights_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 of 3 weights are negative or not finite"):
+        auc([0, 1, 1], [0.1, 0.2, 0.3], [1, -1, np.inf])
+    with pytest.raises(ValueError, match="weights for 3 labels"):
+        auc([0, 1, 1], [0.1, 0.2, 0.3], [1, 1])
+
+
+def test_auc_per_user_marks_users_without_both_classes() -> None:
+    aucs, weights = auc_per_user(np.array([2, 2, 0, 2]), [0, 1, 1, 1], [0.3, 0.5, 0.1, 0.3], 4)
+    np.testing.assert_array_equal(aucs, [np.nan, np.nan, 0.75, np.nan])
+    assert weights.tolist() == [1, 0, 3, 0]
+    with pytest.raises(ValueError, match="outside"):
+        auc_per_user(np.array([4]), [0], [0.3], 4)
 
 
 @settings(max_examples=50, deadline=None)
@@ -85,12 +124,12 @@ def test_gauc_refuses_users_that_are_null() -> None:
 def test_auc_is_none_for_one_class_and_equals_sklearn_otherwise() -> None:
     assert auc([1, 1], [0.2, 0.3]) is None
     assert auc([], []) is None
-    labels, scores = [0, 1, 1, 0, 1], np.array([0.1, 0.4, 0.4, 0.4, 0.9], dtype=np.float32)
+    labels, scores = np.array([0, 1, 1, 0, 1]), np.array([0.1, 0.4, 0.4, 0.4, 0.9], dtype=np.float32)
     assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
     random = np.random.default_rng(0)
     for ties in (3, 1_000):
-        labels, scores = random.integers(0, 2, 500), random.integers(0, ties, 500) / ties
-        assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+        labels, many = random.integers(0, 2, 500), random.integers(0, ties, 500) / ties
+        assert auc(labels, many) == pytest.approx(roc_auc_score(labels, many))
 
 
 @pytest.mark.parametrize("metric", [auc, log_loss, lambda y, s: gauc(["a"] * len(y), y, s)])
