@@ -11,7 +11,7 @@ TORCHREC := 1.8.0
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-slow bench-ctr lint format clean
+.PHONY: install demo test test-slow bench-ctr browser lint format clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,12 @@ test: install lint
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# A browser for the tests of report pages; without one they are skipped, and say so.
+browser:
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { sudo=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
+		$$sudo apt-get update -qq && $$sudo apt-get install -qq -y --no-install-recommends chromium; }
 
 # Half an hour; makes an environment of its own for FuxiCTR.
 bench-ctr: install

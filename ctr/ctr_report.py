@@ -8,8 +8,7 @@ from typing import Any
 
 from ctr.report_figures import group_figure, reliability_figure
 from ctr.seed_results import SPREAD
-from moonrec.report import Report, format_value, line_figure
-from moonrec.runs import versions
+from moonrec.report import Report, add_provenance, format_value, line_figure
 
 _NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
 _Lines = Sequence[Mapping[str, Any]]
@@ -58,16 +57,16 @@ def write_report(
             else "."
         )
     )
-    report.heading("What made this")
-    report.table([{"option": name, "value": str(value)} for name, value in config.items()])
-    report.table([{"input": name, "fingerprint": value} for name, value in inputs.items()])
-    report.table([{"package": name, "version": value} for name, value in versions().items()])
+    add_provenance(report, config, inputs)
     report.save(path)
 
 
 def _add_results(report: Report, metrics: Mapping[str, Any]) -> None:
     test, baseline = metrics["test"], metrics["baseline"]["top3_cosine"]
     spread = metrics.get("spread")
+    report.headline(
+        [(label, test[name], _spread_text(spread and spread[name])) for name, label in _NAMES.items()]
+    )
     model = {label: _with_spread(test[name], spread and spread[name]) for name, label in _NAMES.items()}
     rows: list[dict[str, Any]] = [{"": "model", **model}]
     if baseline:
@@ -99,9 +98,14 @@ def _flat(shares: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, fl
 
 
 def _with_spread(value: float | None, spread: Mapping[str, Any] | None) -> Any:
-    if spread is None or value is None or spread["sd"] is None:
-        return "undefined" if value is None else value
-    return f"{format_value(value)} ± {spread['sd']:.4f}"
+    if value is None:
+        return "undefined"
+    text = _spread_text(spread)
+    return f"{format_value(value)} {text}" if text else value
+
+
+def _spread_text(spread: Mapping[str, Any] | None) -> str:
+    return "" if spread is None or spread["sd"] is None else f"± {spread['sd']:.4f}"
 
 
 def _add_curves(report: Report, lines: _Lines) -> None:

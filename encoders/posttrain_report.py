@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from encoders.filtered_pairs import FILE
 from encoders.heatmap.in_report import Looks, report_heatmaps
 from encoders.modality_report import of_modality, report_modalities
-from moonrec.report import Report, line_figure
+from moonrec.report import Report, add_provenance, format_value, line_figure
 from moonrec.runs import Run
 
 
@@ -28,6 +28,8 @@ def write_report(
     rounds = metrics["rounds"]
     summary = ", ".join(f"{r['name']}: best epoch {r['best_epoch']} of {r['epochs']}" for r in rounds)
     report = Report("moonrec posttrain", summary)
+    last = rounds[-1]["validation"]
+    report.headline(key_figures(last["start"], last["best"]))
     report.heading("Held-out pairs")
     report.table(_before_and_after(rounds))
     _warn_of_leaks(report, rounds, config)
@@ -38,6 +40,15 @@ def write_report(
         report_heatmaps(report, looks)
     report_end(report, metrics, config)
     report.save(run.path / "report.html")
+
+
+def key_figures(start: Mapping[str, Any], best: Mapping[str, Any]) -> list[tuple[str, object, str]]:
+    """Recall and rank of held-out pairs at the best epoch, beside those at the start."""
+    return [
+        (name.replace("_", " "), best[name], f"{format_value(start[name])} at the start")
+        for name in start
+        if name in best and "/" not in name and not of_modality(name)
+    ]
 
 
 def _report_filtered(report: Report, run: Run, rounds: Sequence[Mapping[str, Any]]) -> None:
@@ -123,14 +134,13 @@ def report_round(report: Report, one: Mapping[str, Any], history: Sequence[Mappi
 
 
 def report_end(report: Report, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """What could not be used, and the options."""
+    """What could not be used, and what made the run."""
     report.heading("Data")
     broken = metrics["broken_images"]
     report.text(f"Pictures that could not be used: {broken['count']}.")
     if broken["examples"]:
         report.table(broken["examples"], "The first of them; what else the product or query has was used")
-    report.heading("Configuration")
-    report.table([{"option": name, "value": str(value)} for name, value in config.items()])
+    add_provenance(report, config)
 
 
 def _before_and_after(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

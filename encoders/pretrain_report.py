@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from encoders.posttrain_report import report_end, report_round
+from encoders.posttrain_report import key_figures, report_end, report_round
 from encoders.product_qa.report import add_next_token_sections
 from moonrec.report import Report
 from moonrec.runs import Run
@@ -18,6 +18,7 @@ def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]
         add_next_token_sections(report, metrics, run.history)
     else:
         start, best = metrics["validation"]["start"], metrics["validation"]["best"]
+        report.headline(key_figures(start, best))
         report.heading("Held-out products")
         report.table([{"metric": name, "before": start[name], "after": best[name]} for name in start])
         report_round(report, metrics, run.history)

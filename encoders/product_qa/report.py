@@ -21,6 +21,7 @@ def add_next_token_sections(
     start, best = metrics["validation"]["start"], metrics["validation"]["best"]
     report.heading("Questions about held-out products")
     if start:
+        report.headline([(f"loss {name}", best[name], f"{start[name]:.4f} at the start") for name in start])
         caption = f"Loss per answer token of {metrics['held_out']:,} products that were not trained on"
         report.table([{"loss": name, "before": start[name], "after": best[name]} for name in start], caption)
         if metrics["best_epoch"] == 0:

@@ -1,0 +1,38 @@
+"""How a page and the terminal show a number."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of a table with more than itself.
+
+    Attributes:
+        value: as without a cell.
+        note: shown below it, quietly.
+        marked: whether it stands out, as the best of its row does.
+    """
+
+    value: object
+    note: str = ""
+    marked: bool = False
+
+
+def format_value(value: object) -> str:
+    """A number or text as reports and the terminal show it."""
+    if value is None:
+        return "–"
+    if not is_number(value):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    number = float(value)  # type: ignore[arg-type]
+    return f"{number:.4f}" if abs(number) < 100 else f"{number:,.0f}"
+
+
+def is_number(value: object) -> bool:
+    """Python's and NumPy's integers and floats, but not bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
