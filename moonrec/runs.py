@@ -27,6 +27,7 @@ import yaml
 import moonrec
 from moonrec.atomic import atomic_file, replace_folder, storage_errors, write_json
 from moonrec.errors import UserError
+from moonrec.tracking import EventFiles
 
 _ARITHMETIC = ["torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "transformers", "accelerate"]
 # Options that do not decide a result: where it is written, and how often what there is so far is.
@@ -46,23 +47,26 @@ class Run:
         self.model_dir.mkdir(exist_ok=True)
         self._history_path = path / "history.jsonl"
         self._history_path.touch()
+        self._events = EventFiles(path)
         self.history: list[dict[str, Any]] = []
         if resumed:
             self.history = _whole_lines(self._history_path)
             self.rewind_history(len(self.history))
 
     def log(self, **values: Any) -> None:
-        """Append one line to `history.jsonl`."""
+        """Append one line to `history.jsonl`, and its numbers to the curves for TensorBoard."""
         line = json.dumps(values, allow_nan=False) + "\n"
         self.history.append(values)
         with self._history_path.open("a", encoding="utf-8") as stream:
             stream.write(line)
+        self._events.append(values)
 
     def rewind_history(self, lines: int) -> None:
         """Forget what was logged after a checkpoint that held `lines` lines."""
         self.history = self.history[:lines]
         with atomic_file(self._history_path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.history), encoding="utf-8")
+        self._events.rewrite(self.history)
 
     def save_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`; undefined numbers are `None`, never NaN."""

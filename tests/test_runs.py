@@ -77,7 +77,14 @@ def test_a_run_folder_holds_what_was_promised_and_nothing_else(tmp_path: Path) -
     write_run(tmp_path / "run")
     out = tmp_path / "run"
     assert names(tmp_path) == ["run"]
-    assert names(out) == ["config.yaml", "history.jsonl", "metrics.json", "model", "provenance.json"]
+    assert names(out) == [
+        "config.yaml",
+        "history.jsonl",
+        "metrics.json",
+        "model",
+        "provenance.json",
+        "tensorboard",
+    ]
     assert yaml.safe_load((out / "config.yaml").read_text()) == CONFIG
     assert metrics(out) == {"test": {"auc": 0.7}}
     lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -163,7 +170,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         run.log(epoch=2, loss=0.4)
     assert [json.loads(line)["epoch"] for line in (out / "history.jsonl").open()] == [1, 2]
     assert json.loads((out / "provenance.json").read_text())["resumed"] is True
-    assert names(out) == ["config.yaml", "history.jsonl", "provenance.json"]
+    assert names(out) == ["config.yaml", "history.jsonl", "provenance.json", "tensorboard"]
     assert names(tmp_path) == ["run"]
 
 
