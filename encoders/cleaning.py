@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from encoders.hard_negatives import category_levels
 from encoders.pairs import HeldOut, Pairs
 from encoders.products import Product
+from moonrec.domains import category_levels
 from moonrec.errors import UserError
 from moonrec.ids import codes_of, rows_of
 from moonrec.tables import Table

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from encoders.pairs import Pairs
+from moonrec.domains import category_levels
 from moonrec.ids import codes_of
 from moonrec.tables import Table
 
@@ -24,11 +25,6 @@ from moonrec.tables import Table
 _SHOWN_SHARE = 0.5
 # Draws from one category before a wider one is tried. Most first draws are good.
 _ROUNDS = 8
-
-
-def category_levels(category: str | None) -> tuple[str, ...]:
-    """The levels of a category written `A > B > C`, from the widest; () for none."""
-    return tuple(level for part in (category or "").split(">") if (level := part.strip()))
 
 
 def text_codes(items: Table) -> np.ndarray:

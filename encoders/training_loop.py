@@ -203,7 +203,7 @@ class Trainer:
         training = self.encoder.training
         whole = self.whole_encoder()
         if self._run is not None and whole is not None:
-            name = f"{round_.name.removeprefix('round ')}-{epoch:02d}"
+            name = f"{round_.name.replace('round', '').strip()}-{epoch:02d}"
             whole.save_pretrained(self._run.path / EPOCHS / name / "model")
         self.encoder.train(training)
 

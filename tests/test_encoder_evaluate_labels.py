@@ -156,6 +156,7 @@ def test_items_that_show_nothing_are_not_judged(tmp_path: Path, worker: WorkingE
     predicted = predict(catalogue(tmp_path, rows), worker, sets)
     assert [int((one < 0).sum()) for one in predicted] == [1, 1]
     found = scores(sets[0], predicted[0])
+    assert found is not None
     assert (found["items"], found["items_without_content"]) == (8, 1)
 
 
@@ -164,6 +165,7 @@ def test_metrics_of_labels_are_those_made_by_hand() -> None:
         "level1", ["a", "b", "c", "d"], Aspect.CATEGORY, np.arange(7), np.array([0, 0, 0, 0, 1, 1, 2])
     )
     found = scores(labels, np.array([0, 0, 1, 3, 1, 0, -1]))
+    assert found is not None
     # a: 2 of 3 said, 2 of 4 found; b: 1 of 2 said, 1 of 2 found; the item of c shows nothing.
     assert found["accuracy"] == pytest.approx(3 / 6)
     assert found["precision"] == pytest.approx((2 / 3 + 1 / 2) / 2)

@@ -11,8 +11,9 @@ from encoder_helpers import write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.hard_negatives import CategoryTree, HardNegatives, category_levels, text_codes
+from encoders.hard_negatives import CategoryTree, HardNegatives, text_codes
 from encoders.pairs import Pairs
+from moonrec.domains import category_levels
 from moonrec.tables import ITEMS, open_table
 
 CATEGORIES = st.sampled_from([None, "A", "A > B", "A > B > C", "A > B > D", "A > E", "F", "F > G", "F>G"])

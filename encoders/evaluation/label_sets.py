@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoders.hard_negatives import category_levels
 from encoders.products import Aspect
+from moonrec.domains import category_levels
 from moonrec.ids import codes_of
 from moonrec.tables import Table
 

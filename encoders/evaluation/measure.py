@@ -1,4 +1,4 @@
-"""The tasks of a plan, measured: the catalogue is read once for all retrieval tasks, once for all labels.
+"""The tasks of a plan, measured for one entrant: its catalogue is read once for retrieval, once for labels.
 
 Shapes: Q distinct queries, P (query, positive) pairs, E width of the vectors.
 """
@@ -7,100 +7,133 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from encoders.evaluation.agreement import agreement_of
 from encoders.evaluation.catalogue import Catalogue, EncodedItems, encode_items
+from encoders.evaluation.contrastive import contrastive_loss
+from encoders.evaluation.entrants import Entrant
 from encoders.evaluation.label_sets import LabelSet, attribute_label_sets, category_label_sets
+from encoders.evaluation.ranked import CATALOGUE, SEARCHES, Ranked
+from encoders.evaluation.results import AgreementResults, LabelResults, QueryResults, Results
 from encoders.evaluation.search_queries import encode_searches
-from encoders.evaluation.tasks import ATTRIBUTES, CLASSIFICATION, IMAGE_TO_ITEM, Plan, RetrievalTask
+from encoders.evaluation.tasks import (
+    AGREEMENT,
+    ATTRIBUTES,
+    CLASSIFICATION,
+    IMAGE_TO_ITEM,
+    Plan,
+    RetrievalTask,
+)
 from encoders.evaluation.within_catalogue import own_queries
-from encoders.evaluation.working_encoder import WorkingEncoder
-from encoders.evaluation.zero_shot import predict, scores
+from encoders.evaluation.zero_shot import predict
+from encoders.products import IMAGE_ONLY, TEXT_ONLY
 from encoders.queries import NoQueries, Queries, distinct_queries
+from moonrec.domains import NONE, Domains
 from moonrec.embedding_set import EmbeddingSet
-from moonrec.metrics import ranking_metrics
 from moonrec.nearest import ranks_of_positives
+from moonrec.query_metrics import query_metrics
 from moonrec.tables import Table
 
 CUTOFFS = (1, 5, 10, 50)
-SEARCHES, CATALOGUE = "searches", "catalogue"
 _LABEL_SETS = {CLASSIFICATION: category_label_sets, ATTRIBUTES: attribute_label_sets}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tables, and the embedding set that stands for the catalogue if there is one."""
+    """The tables, and the domains of the catalogue where there is one."""
 
     searches: Table
     items: Table | None
-    embeddings: EmbeddingSet | None
+    domains: Domains | None
 
 
-def ranked(
-    queries: Queries, vectors_QE: np.ndarray, catalogue: Catalogue, queries_from: str
-) -> dict[str, Any]:
-    """The metrics and counts of one retrieval task."""
+def measured(plan: Plan, inputs: Inputs, entrant: Entrant) -> tuple[Results, list[Ranked]]:
+    """All tasks of the plan for one entrant; what it leaves out is noted in the plan.
+
+    Raises:
+        NoQueries: the searches are of no use for any of the tasks that were meant for them.
+    """
+    results = Results(entrant.name, entrant.dim)
+    if entrant.worker is None:
+        ranked = [_of_embeddings(inputs.searches, entrant)]
+    else:
+        ranked = _retrieval(plan, inputs, entrant, results)
+        results.labels = _labelled(plan, inputs, entrant)
+        results.broken_images = entrant.worker.preparer.broken.to_dict()
+    results.queries = [QueryResults.of(one, inputs.domains) for one in ranked]
+    results.left_out = plan.left_out
+    return results, ranked
+
+
+def _ranked(
+    task: RetrievalTask, queries_from: str, queries: Queries, vectors_QE: np.ndarray, catalogue: Catalogue
+) -> Ranked:
     pairs = (queries.query_P, queries.item_P)
     ranks_P = ranks_of_positives(vectors_QE, catalogue.vectors, pairs, queries.own_item_Q)
-    return ranking_metrics(ranks_P, queries.query_P, queries.positives_Q, CUTOFFS) | {
-        "queries": len(vectors_QE),
-        "catalogue": len(catalogue),
-        "positives": int(queries.positives_Q.sum()),
-        "positives_in_catalogue": len(queries.item_P),
-        "queries_from": queries_from,
-    }
+    values = query_metrics(ranks_P, queries.query_P, queries.positives_Q, CUTOFFS)
+    values["contrastive_loss"] = contrastive_loss(queries, vectors_QE, catalogue)
+    return Ranked(task, queries_from, queries, vectors_QE, catalogue, ranks_P, values)
 
 
-def retrieval_of_embeddings(searches: Table, embeddings: EmbeddingSet) -> dict[str, Any]:
+def _of_embeddings(searches: Table, entrant: Entrant) -> Ranked:
     """Image search without an encoder: a row's query is the frozen vector of the item whose picture it is.
 
     Raises:
         NoQueries: no row names an item that the set has.
     """
+    assert entrant.embeddings is not None
+    embeddings: EmbeddingSet = entrant.embeddings
     ids = searches.read(["query_item_id"]).column("query_item_id")
     rows = embeddings.rows(ids)
     keys = [str(row).encode() if row else None for row in rows.tolist()]
     queries = distinct_queries(searches, embeddings.ids, keys)
-    vectors_QE = embeddings.vectors(rows[queries.first_row_Q]).astype(np.float32)
-    return {IMAGE_TO_ITEM.name: ranked(queries, vectors_QE, Catalogue.of(embeddings), SEARCHES)}
+    vectors_QE = entrant.narrowing(embeddings.vectors(rows[queries.first_row_Q]).astype(np.float32))
+    return _ranked(IMAGE_TO_ITEM, SEARCHES, queries, vectors_QE, entrant.catalogue())
 
 
-def retrieval(plan: Plan, inputs: Inputs, worker: WorkingEncoder) -> dict[str, Any]:
-    """The metrics of every retrieval task that the data allow, by name.
-
-    Raises:
-        NoQueries: the searches are of no use for any of the tasks that were meant for them.
-    """
-    tasks = plan.retrieval
-    if not tasks:
-        return {}
+def _retrieval(plan: Plan, inputs: Inputs, entrant: Entrant, results: Results) -> list[Ranked]:
+    """Every retrieval task that the data allow; sets the agreement, which needs the same vectors."""
+    tasks, worker = plan.retrieval, entrant.worker
+    assert worker is not None
     asked = {task.query_view for task in tasks if not task.columns_missing(inputs.searches)}
     searches = encode_searches(inputs.searches, worker, asked)
     own = [task for task in tasks if task.crosses and not searches.has(task.query_view)]
-    views = {task.item_view for task in tasks if task.crosses or inputs.embeddings is None}
+    views = {task.item_view for task in tasks if task.crosses or entrant.embeddings is None}
     views |= {task.query_view for task in own}
+    if AGREEMENT in plan.names:
+        views |= {IMAGE_ONLY, TEXT_ONLY}
     items = None
     if inputs.items is not None and views:
         items = encode_items(inputs.items, worker, views, digests=bool(own))
-    found: dict[str, Any] = {}
+        if AGREEMENT in plan.names:
+            results.agreement = _agreement(plan, items, inputs.domains)
+    found: list[Ranked] = []
     for task in tasks:
         try:
             if task in own:
                 assert items is not None
-                found[task.name] = ranked(*own_queries(items, task), CATALOGUE)
+                found.append(_ranked(task, CATALOGUE, *own_queries(items, task)))
             else:
-                catalogue = _catalogue(task, items, inputs.embeddings)
-                found[task.name] = ranked(*searches.queries(task, catalogue.ids), catalogue, SEARCHES)
+                catalogue = _catalogue(task, items, entrant)
+                found.append(_ranked(task, SEARCHES, *searches.queries(task, catalogue.ids), catalogue))
         except NoQueries as error:
             plan.leave_out(task.name, str(error))
-    _check_searches_were_used(plan, tasks, found)
+    _check_searches_were_used(plan, tasks, {one.task.name for one in found})
     return found
 
 
-def labelled(plan: Plan, inputs: Inputs, worker: WorkingEncoder) -> dict[str, dict[str, Any]]:
-    """`classification` by level and `attributes` by name, as far as they are in the plan."""
+def _agreement(plan: Plan, items: EncodedItems, domains: Domains | None) -> AgreementResults | None:
+    found = agreement_of(items)
+    if found is None:
+        plan.leave_out(AGREEMENT, "no two items have words, or none has a picture and words")
+        return None
+    return AgreementResults(found, _domain_of_rows(domains, found.row_I))
+
+
+def _labelled(plan: Plan, inputs: Inputs, entrant: Entrant) -> list[LabelResults]:
+    """Category levels and attributes, as far as they are in the plan."""
     sets: list[tuple[str, LabelSet]] = []
     for task in (name for name in _LABEL_SETS if name in plan.names):
         assert inputs.items is not None
@@ -113,26 +146,32 @@ def labelled(plan: Plan, inputs: Inputs, worker: WorkingEncoder) -> dict[str, di
             plan.leave_out(f"{task}.{name}", reason)
         sets += [(task, one) for one in of_task]
     if not sets:
-        return {}
+        return []
     assert inputs.items is not None
-    found: dict[str, dict[str, Any]] = {}
-    predicted = predict(inputs.items, worker, [one for _, one in sets])
+    assert entrant.worker is not None
+    found: list[LabelResults] = []
+    predicted = predict(inputs.items, entrant.worker, [one for _, one in sets])
     for (task, one), predicted_J in zip(sets, predicted, strict=True):
-        if (predicted_J < 0).all():
-            plan.leave_out(f"{task}.{one.name}", "none of its items has a picture, a title or a description")
+        judged = LabelResults(task, one, predicted_J, _domain_of_rows(inputs.domains, one.item_J))
+        if judged.judged_J().any():
+            found.append(judged)
         else:
-            found.setdefault(task, {})[one.name] = scores(one, predicted_J)
+            plan.leave_out(f"{task}.{one.name}", "none of its items has a picture, a title or a description")
     return found
 
 
-def _catalogue(task: RetrievalTask, items: EncodedItems | None, embeddings: EmbeddingSet | None) -> Catalogue:
-    if embeddings is not None and not task.crosses:
-        return Catalogue.of(embeddings)
+def _domain_of_rows(domains: Domains | None, rows: np.ndarray) -> np.ndarray:
+    return np.full(len(rows), NONE, np.int32) if domains is None else domains.code_N[rows]
+
+
+def _catalogue(task: RetrievalTask, items: EncodedItems | None, entrant: Entrant) -> Catalogue:
+    if entrant.embeddings is not None and not task.crosses:
+        return entrant.catalogue()
     assert items is not None
     return items.catalogue(task.item_view)
 
 
-def _check_searches_were_used(plan: Plan, tasks: Sequence[RetrievalTask], found: dict[str, Any]) -> None:
+def _check_searches_were_used(plan: Plan, tasks: Sequence[RetrievalTask], found: set[str]) -> None:
     meant = [task.name for task in tasks if not task.crosses]
     if meant and not any(name in found for name in meant):
         raise NoQueries(plan.left_out[meant[0]])

@@ -1,49 +1,85 @@
-"""The report of an evaluation: retrieval, classification, attributes, and what was left out and why."""
+"""The report of an evaluation: all entrants side by side, differences, domains, and what was left out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from encoders.evaluation.measure import CATALOGUE, CUTOFFS
-from encoders.evaluation.tasks import ATTRIBUTES, CLASSIFICATION
-from moonrec.report import Report
-from moonrec.runs import Run
+from encoders.evaluation.measure import CUTOFFS
+from encoders.evaluation.ranked import CATALOGUE
+from encoders.evaluation.report_comparisons import add_comparisons
+from encoders.evaluation.report_domains import add_domains
+from encoders.evaluation.results import MAIN
+from encoders.evaluation.tasks import AGREEMENT, ATTRIBUTES, CLASSIFICATION
+from moonrec.report import Cell, Report
 
 _LABEL_COLUMNS = ("items", "classes", "accuracy", "majority", "precision", "recall", "f1")
 _WEIGHTED = ("precision_weighted", "recall_weighted", "f1_weighted")
+_WITH_INTERVAL = ("hit@1", "hit@10", "mrr", "ndcg@10", "contrastive_loss")
+
+Entrants = Mapping[str, Mapping[str, Any]]
+"""The numbers of each entrant by its name, what is evaluated first."""
 
 
-def write_report(run: Run, metrics: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write `report.html` of an evaluation into the run's folder."""
+def evaluation_report(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Report:
+    """The page of an evaluation up to its numbers and warnings; pictures and the configuration follow."""
     retrieval = metrics["retrieval"]
+    entrants: Entrants = {MAIN: metrics, **metrics["baselines"]}
     asked = sum(task["queries"] for task in retrieval.values())
-    report = Report("moonrec evaluate", f"{asked:,} queries of {len(retrieval)} retrieval tasks")
-    if retrieval:
-        _retrieval(report, retrieval)
+    subtitle = f"{asked:,} queries of {len(retrieval)} retrieval tasks"
+    if len(entrants) > 1:
+        subtitle += f"; {MAIN} beside {', '.join(metrics['baselines'])}"
+    report = Report("moonrec evaluate", subtitle)
+    if len(entrants) > 1:
+        _who(report, entrants, config)
+    _retrieval(report, entrants)
     for name, title in ((CLASSIFICATION, "Classification"), (ATTRIBUTES, "Attributes")):
-        if name in metrics:
-            _labelled(report, title, metrics[name])
-    if metrics["left_out"]:
-        report.heading("Left out")
-        report.table([{"task": name, "reason": why} for name, why in metrics["left_out"].items()])
+        _labelled(report, title, name, entrants)
+    _agreement(report, entrants)
+    add_comparisons(report, metrics)
+    add_domains(report, entrants)
+    _left_out(report, entrants)
     _warnings(report, metrics)
+    return report
+
+
+def add_configuration(report: Report, config: Mapping[str, Any]) -> None:
+    """What made the numbers, at the end of the page."""
     report.heading("Configuration")
     report.table(
         [{"option": name, "value": str(value)} for name, value in config.items() if value is not None]
     )
-    report.save(run.path / "report.html")
 
 
-def _retrieval(report: Report, tasks: Mapping[str, Mapping[str, Any]]) -> None:
+def _who(report: Report, entrants: Entrants, config: Mapping[str, Any]) -> None:
+    given = dict(text.split("=", 1) for text in config["baseline"])
+    given[MAIN] = " with ".join(config[name] for name in ("encoder", "embeddings") if config[name])
+    report.heading("Entrants")
+    report.table(
+        [
+            {"entrant": name, "what": given[name], "dimensions": values["dim"]}
+            for name, values in entrants.items()
+        ]
+    )
+
+
+def _retrieval(report: Report, entrants: Entrants) -> None:
+    rows = list(_by_entrant(entrants, "retrieval", "task"))
+    if not rows:
+        return
     report.heading("Retrieval")
     columns = [*(f"hit@{k}" for k in CUTOFFS), *(f"recall@{k}" for k in CUTOFFS), "mrr", "ndcg@10"]
-    counts = ("queries", "catalogue")
+    columns += ["contrastive_loss", "queries", "catalogue"]
     report.table(
-        [{"task": name} | {key: task[key] for key in (*columns, *counts)} for name, task in tasks.items()],
-        "hit rate: any positive in the top K; recall: |top K and positives| / min(K, |positives|)",
+        [named | {key: values[key] for key in columns} for named, values in rows],
+        "hit rate: any positive in the top K; recall: |top K and positives| / min(K, |positives|); "
+        "contrastive loss: -log softmax of the positives among all items at temperature .05, lower is better",
     )
-    own = [name for name, task in tasks.items() if task["queries_from"] == CATALOGUE]
+    report.table(
+        [named | {key: _spanned(values, key) for key in _WITH_INTERVAL} for named, values in rows],
+        "95 % intervals: the queries drawn anew with replacement",
+    )
+    own = [name for name, task in entrants[MAIN]["retrieval"].items() if task["queries_from"] == CATALOGUE]
     if own:
         report.text(
             f"{', '.join(own)}: the searches have no such queries, so the catalogue's own are asked: an "
@@ -52,21 +88,29 @@ def _retrieval(report: Report, tasks: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _labelled(report: Report, title: str, parts: Mapping[str, Mapping[str, Any]]) -> None:
+def _labelled(report: Report, title: str, task: str, entrants: Entrants) -> None:
+    rows = list(_by_entrant(entrants, task, "labels"))
+    if not rows:
+        return
     report.heading(f"{title}, zero-shot")
-    for columns, caption in (
-        (_LABEL_COLUMNS, "macro averages over the classes; majority: always the commonest class"),
-        (_WEIGHTED, "averages weighted by the items of each class"),
-    ):
-        report.table(
-            [{"labels": name} | {key: values[key] for key in columns} for name, values in parts.items()],
-            caption,
-        )
+    report.table(
+        [named | {key: values[key] for key in _LABEL_COLUMNS} for named, values in rows],
+        "macro averages over the classes; majority: always the commonest class",
+    )
+    report.table(
+        [
+            named
+            | {key: _spanned(values, key) for key in ("accuracy", "f1")}
+            | {key: values[key] for key in _WEIGHTED}
+            for named, values in rows
+        ],
+        "95 % intervals over items, and averages weighted by the items of each class",
+    )
     report.text(
         "An item gets the label whose words are nearest to it. It shows its picture, title and description, "
         "but neither category nor attributes. A title may name the answer."
     )
-    for name, values in parts.items():
+    for name, values in entrants[MAIN].get(task, {}).items():
         if values["items_of_rare_values"]:
             report.text(
                 f"{name}: {values['items_of_rare_values']:,} items whose value is none of the "
@@ -76,6 +120,54 @@ def _labelled(report: Report, title: str, parts: Mapping[str, Mapping[str, Any]]
             report.text(f"{name}: {values['items_without_content']:,} items show nothing and are not judged.")
 
 
+def _agreement(report: Report, entrants: Entrants) -> None:
+    found = {name: values[AGREEMENT] for name, values in entrants.items() if AGREEMENT in values}
+    if not found:
+        return
+    report.heading("Agreement of pictures and words")
+    report.table(
+        [
+            _entrant(name, entrants) | {"lead": _spanned(one, "image_text"), "items": one["items"]}
+            for name, one in found.items()
+        ],
+        "mean cosine of an item's picture with its own words, less that with the words of all other items",
+    )
+
+
+def _left_out(report: Report, entrants: Entrants) -> None:
+    rows = [
+        _entrant(name, entrants) | {"task": task, "reason": why}
+        for name, values in entrants.items()
+        for task, why in values["left_out"].items()
+    ]
+    if rows:
+        report.heading("Left out")
+        report.table(rows)
+
+
+def _by_entrant(
+    entrants: Entrants, group: str, label: str
+) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """The parts of a group, the entrants of each under each other."""
+    names = dict.fromkeys(part for values in entrants.values() for part in values.get(group, {}))
+    for part in names:
+        for name, values in entrants.items():
+            if part in values.get(group, {}):
+                yield {label: part} | _entrant(name, entrants), values[group][part]
+
+
+def _entrant(name: str, entrants: Entrants) -> dict[str, str]:
+    return {"entrant": name} if len(entrants) > 1 else {}
+
+
+def _spanned(values: Mapping[str, Any], key: str) -> Cell | None:
+    """A number above its interval."""
+    bounds: Sequence[float | None] = values["ci"][key]
+    if values[key] is None or None in bounds:
+        return None
+    return Cell(values[key], f"[{bounds[0]:.4f}, {bounds[1]:.4f}]")
+
+
 def _warnings(report: Report, metrics: Mapping[str, Any]) -> None:
     for name, task in metrics["retrieval"].items():
         missing = task["positives"] - task["positives_in_catalogue"]
@@ -83,6 +175,13 @@ def _warnings(report: Report, metrics: Mapping[str, Any]) -> None:
             report.warning(
                 f"{name}: {missing:,} of {task['positives']:,} positives have no vector that could be found "
                 "and count as missed."
+            )
+    for name, values in metrics["baselines"].items():
+        differs = values["catalogue"]
+        if differs and (differs["missing"] or differs["others"]):
+            report.warning(
+                f"{name}: its vectors lack {differs['missing']:,} items of the catalogue and have "
+                f"{differs['others']:,} others, so its queries are ranked among other items than {MAIN}'s."
             )
     unknown = metrics["unknown_items"]
     if unknown["count"]:

@@ -51,8 +51,9 @@ RETRIEVAL = (
     RetrievalTask("image_to_text", IMAGE_ONLY, TEXT_ONLY),
     RetrievalTask("text_to_image", TEXT_ONLY, IMAGE_ONLY),
 )
-CLASSIFICATION, ATTRIBUTES = "classification", "attributes"
-TASKS = (*(task.name for task in RETRIEVAL), CLASSIFICATION, ATTRIBUTES)
+CLASSIFICATION, ATTRIBUTES, AGREEMENT = "classification", "attributes", "agreement"
+TASKS = (*(task.name for task in RETRIEVAL), CLASSIFICATION, ATTRIBUTES, AGREEMENT)
+_OWN = "it takes the catalogue's own pictures and words"
 _LABEL_COLUMNS = {CLASSIFICATION: "category", ATTRIBUTES: "attributes"}
 
 
@@ -80,15 +81,20 @@ class Plan:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, wanted: Sequence[str] | None, available: Available) -> Plan:
+    def of(cls, wanted: Sequence[str] | None, available: Available, *, strict: bool = True) -> Plan:
         """A plan for the tasks `wanted`, or for all that can be done.
+
+        Args:
+            wanted: names of tasks; None: all.
+            available: what there is.
+            strict: whether a task that was asked for and cannot be done is a mistake.
 
         Raises:
             UserError: an unknown task, one that was asked for and cannot be done, or none that can be.
         """
         if wanted is not None:
             _check_names(wanted)
-        plan = cls([], asked=wanted is not None)
+        plan = cls([], asked=strict and wanted is not None)
         for name in TASKS:
             if wanted is not None and name not in wanted:
                 continue
@@ -97,7 +103,7 @@ class Plan:
             else:
                 plan.names.append(name)
         if not plan.names:
-            raise UserError(plan.left_out[TASKS[0]])
+            raise UserError(next(iter(plan.left_out.values())))
         return plan
 
     @property
@@ -137,10 +143,12 @@ def _missing(name: str, available: Available) -> str | None:
         )
     if name in _LABEL_COLUMNS:
         return _no_column(items, "its labels are read from the catalogue", _LABEL_COLUMNS[name])
+    if name == AGREEMENT:
+        return _no_column(items, _OWN, "image", "images")
     task = next(task for task in RETRIEVAL if task.name == name)
     if task.crosses:
         # Without such queries in the searches, the catalogue's own pictures and words are the queries.
-        return _no_column(items, "it takes the catalogue's own pictures and words", "image", "images")
+        return _no_column(items, _OWN, "image", "images")
     if not (absent := task.columns_missing(searches)):
         return None
     return f"{searches.path}: {name} needs the column `{absent[0]}`, which is not there"

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from encoders.encoder import Encoder, Preparer, ProductTable
-from encoders.encoding import encode, shortened
+from encoders.encoding import encode
+from encoders.evaluation.narrowing import Narrowing
 from encoders.loading import load_encoder
 from encoders.look import Look
 from encoders.products import BrokenImages, Product, View, iter_items
@@ -24,13 +25,23 @@ from moonrec.tables import Table
 
 @dataclass(frozen=True)
 class WorkingEncoder:
-    """Products to vectors of width `dim`, shard by shard."""
+    """Products to vectors of one width, shard by shard.
 
+    Attributes:
+        name: what the user called the encoder, for messages.
+        encoder: the encoder, on its device.
+        preparer: makes its tables.
+        look: finds core regions.
+        device: where it computes.
+        narrowing: what its vectors go through.
+    """
+
+    name: str
     encoder: Encoder
     preparer: Preparer
     look: Look
     device: torch.device
-    dim: int
+    narrowing: Narrowing
     _counted: set[Path] = field(default_factory=set)
 
     @classmethod
@@ -50,11 +61,20 @@ class WorkingEncoder:
             products = look(items, iter_items(items))
             encoder.calibrate(preparer.table(progress(products, "catalogue features")))
             preparer.broken = BrokenImages()
-        return cls(encoder.to(device), preparer, look, device, encoder.config.dim)
+        return cls(name, encoder.to(device), preparer, look, device, Narrowing(encoder.config.dim))
+
+    @property
+    def dim(self) -> int:
+        """Width E of the vectors."""
+        return self.narrowing.dim
 
     def at(self, dim: int) -> WorkingEncoder:
         """The same one whose vectors are the Matryoshka prefix of `dim` components."""
-        return replace(self, dim=dim)
+        return self.through(Narrowing(dim))
+
+    def through(self, narrowing: Narrowing) -> WorkingEncoder:
+        """The same one whose vectors go through `narrowing`."""
+        return replace(self, narrowing=narrowing)
 
     def shards(
         self, batches: Iterable[list[Product]], seen_in: Table | None, what: str
@@ -75,6 +95,15 @@ class WorkingEncoder:
         self.preparer.broken = broken
 
     def vectors(self, shard: ProductTable, view: View) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors (N, E) float32 of what `view` shows, and which products (N,) show nothing."""
+        """Unit vectors (N, E) float32 of what `view` shows, and which products (N,) show nothing.
+
+        Raises:
+            UserError: the encoder gives vectors that are not finite.
+        """
         vectors_NE, empty_N = encode(self.encoder, shard, device=self.device, view=view)
-        return shortened(vectors_NE, self.dim), empty_N
+        if broken := int((~np.isfinite(vectors_NE)).any(axis=1).sum()):
+            raise UserError(
+                f"{self.name}: {broken:,} of {len(vectors_NE):,} vectors hold numbers that are not finite, "
+                "as after a training that diverged; take an earlier run, or train with a lower rate"
+            )
+        return self.narrowing(vectors_NE), empty_N

@@ -24,13 +24,13 @@ from moonrec.tables import Table
 
 ITEM_VIEW = EVERYTHING - {Aspect.CATEGORY, Aspect.ATTRIBUTES}
 _LABELS_AT_ONCE = 16_384
-_NOTHING = -1
+NOTHING = -1
 
 
 def predict(items: Table, worker: WorkingEncoder, sets: Sequence[LabelSet]) -> list[np.ndarray]:
     """Per set the label (J,) whose words are nearest to each item; -1 for items that show nothing."""
     labels = [_encoded(one, worker) for one in sets]
-    found = [np.full(len(one.item_J), _NOTHING) for one in sets]
+    found = [np.full(len(one.item_J), NOTHING) for one in sets]
     hidden = ([shown(product, ITEM_VIEW) for product in products] for products in iter_items(items))
     first = 0
     for shard in worker.shards(hidden, items, "catalogue without labels"):
@@ -39,20 +39,26 @@ def predict(items: Table, worker: WorkingEncoder, sets: Sequence[LabelSet]) -> l
             part = slice(*np.searchsorted(one.item_J, (first, first + len(shard))))
             row_n = one.item_J[part] - first
             nearest_n = _nearest(vectors_NE[row_n], labels_KE)
-            predicted_J[part] = np.where(empty_N[row_n], _NOTHING, nearest_n)
+            predicted_J[part] = np.where(empty_N[row_n], NOTHING, nearest_n)
         first += len(shard)
     return found
 
 
-def scores(labels: LabelSet, predicted_J: np.ndarray) -> dict[str, Any]:
-    """Accuracy, precision, recall and F1 of the items that show anything.
+def scores(
+    labels: LabelSet, predicted_J: np.ndarray, among_J: np.ndarray | None = None
+) -> dict[str, Any] | None:
+    """Accuracy, precision, recall and F1 of the items that show anything; None if none of them does.
 
+    `among_J` chooses some of the set's items; by default all count.
     Macro averages are over the classes that these items have; the weighted ones count a class by its items.
     `majority` is the accuracy of naming the commonest class always.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
-    judged = predicted_J != _NOTHING
+    among_J = np.ones(len(predicted_J), bool) if among_J is None else among_J
+    judged = among_J & (predicted_J != NOTHING)
+    if not judged.any():
+        return None
     right, said = labels.class_J[judged], predicted_J[judged]
     classes, counts = np.unique(right, return_counts=True)
     values: dict[str, Any] = {"accuracy": float(np.mean(right == said))}
@@ -66,7 +72,7 @@ def scores(labels: LabelSet, predicted_J: np.ndarray) -> dict[str, Any]:
         "majority": float(counts.max() / counts.sum()),
         "classes": len(labels.labels),
         "items": len(right),
-        "items_without_content": int((~judged).sum()),
+        "items_without_content": int((among_J & ~judged).sum()),
         "items_of_rare_values": labels.unlisted,
     }
 

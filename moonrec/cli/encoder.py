@@ -72,12 +72,33 @@ def _export_items(options: dict[str, Any]) -> dict[str, Any]:
     "--tasks",
     type=CommaSeparated(),
     help="Some of image_to_item, text_to_item, item_to_item, image_to_text, text_to_image, classification, "
-    "attributes (default: all that the data allow).",
+    "attributes, agreement (default: all that the data allow).",
 )
+@repeated(
+    "--baseline",
+    split=False,
+    metavar="NAME=PATH",
+    help="An encoder or embedding set to compare with, pair by pair; may be repeated.",
+)
+@click.option(
+    "--dim",
+    type=click.IntRange(1),
+    help="Measure all at this width: a Matryoshka prefix, else principal directions of the catalogue.",
+)
+@click.option("--match-dims", is_flag=True, help="Measure all at the width of the narrowest.")
+@click.option(
+    "--domain-level",
+    type=click.IntRange(1),
+    help="Level of `A > B > C` whose names are the domains (default: the first at which categories differ).",
+)
+@click.option(
+    "--bootstrap", default=1000, show_default=True, type=click.IntRange(1), help="Replicates of intervals."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @computing
 @run_folder
 def evaluate(**options: Any) -> dict[str, Any]:
-    """Measure retrieval, zero-shot classification and attributes, without training on the vectors."""
+    """Measure retrieval, zero-shot labels and agreement, without training on the vectors."""
     from encoders.evaluate import EvaluateConfig
     from encoders.evaluate import evaluate as run
 
