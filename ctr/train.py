@@ -18,7 +18,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ctr.allocator import give_back_memory, keep_memory
 from ctr.baseline import top3_cosine
@@ -28,10 +30,10 @@ from ctr.data.impressions import Impressions, coverage
 from ctr.data.run_data import RunData, load_run_data
 from ctr.engines.checkpoint import Checkpoints
 from ctr.engines.ranks import ProcessGroup, Ranks, launched_ranks, together
-from ctr.evaluation import early_warnings, lowest_coverage, ranking_quality, warnings_of
+from ctr.evaluation import early_warnings, lowest_coverage, probabilities, ranking_quality, warnings_of
 from ctr.model_settings import ModelSettings, SavedSet
 from ctr.saving import save_model
-from ctr.score_file import write_scores
+from ctr.score_file import SCORE, TOP3_COSINE, add_scores, seed_column, write_scores
 from ctr.search.long_histories import history_search, searched
 from ctr.seed_results import combined
 from ctr.train_seed import train_seed
@@ -68,8 +70,9 @@ def train_ctr(config: TrainConfig) -> dict[str, Any]:
         data = _load(config, ranks)
         give_back_memory()
         keep_memory()
-        about = _about_inputs(config, data, ranks)
-        metrics = _train_all(config, data, ranks, run)
+        # Both before training: only then are the vectors surely where they were loaded.
+        about, top3_R = _about_inputs(config, data, ranks)
+        metrics = _train_all(config, data, ranks, run, top3_R)
         if run is not None:
             # Plotting takes memory of its own: not before that of training is free.
             del data
@@ -149,16 +152,19 @@ def _load(config: TrainConfig, ranks: Ranks) -> RunData:
     )
 
 
-def _about_inputs(config: TrainConfig, data: RunData, ranks: Ranks) -> dict[str, Any]:
-    """`coverage` and `baseline` of the test rows, on rank 0; warns, or refuses, if little is covered.
+def _about_inputs(
+    config: TrainConfig, data: RunData, ranks: Ranks
+) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+    """`coverage` and `baseline` of the test rows, on rank 0, and the scores that learn nothing.
 
-    All of it before training: only then are the vectors surely where they were loaded.
+    Warns, or refuses, if little is covered. Without vectors there are no such scores.
     """
     with together(ranks):
         if ranks.rank != 0:
-            return {}
+            return {}, None
         shares = _coverage(config, data)
-        return {"coverage": shares, "baseline": {"top3_cosine": _baseline(data)}}
+        top3_R = top3_cosine(data.test, next(iter(data.frozen.values()))) if data.frozen else None
+        return {"coverage": shares, "baseline": {"top3_cosine": _baseline(data, top3_R)}}, top3_R
 
 
 def _coverage(config: TrainConfig, data: RunData) -> dict[str, Any]:
@@ -178,28 +184,27 @@ def _coverage(config: TrainConfig, data: RunData) -> dict[str, Any]:
     return shares
 
 
-def _baseline(data: RunData) -> dict[str, float | None] | None:
+def _baseline(data: RunData, top3_R: NDArray[np.float32] | None) -> dict[str, float | None] | None:
     """Quality of the scores that learn nothing; None where these tell no row from another."""
-    if not data.frozen:
+    if top3_R is None or top3_R.min() == top3_R.max():
         return None
-    score_R = top3_cosine(data.test, next(iter(data.frozen.values())))
-    if score_R.min() == score_R.max():
-        return None
-    return ranking_quality(data.test, score_R)
+    return ranking_quality(data.test, top3_R)
 
 
 def _has_both_classes(impressions: Impressions) -> bool:
     return len(impressions) > 0 and bool(impressions.label_R.min() < impressions.label_R.max())
 
 
-def _train_all(config: TrainConfig, data: RunData, ranks: Ranks, run: Run | None) -> dict[str, Any]:
+def _train_all(
+    config: TrainConfig, data: RunData, ranks: Ranks, run: Run | None, top3_R: NDArray[np.float32] | None
+) -> dict[str, Any]:
     """Train every seed that is not finished; the metrics of all."""
     out = Path(config.out)
     checkpoints = Checkpoints(out, ranks, config.checkpoint_minutes, run)
     settings = _settings(config, data)
     for seed in range(config.seed + len(checkpoints.finished), config.seed + config.seeds):
         checkpoints.finish_seed(
-            _train_one(config, replace(settings, seed=seed), data, ranks, checkpoints, run)
+            _train_one(config, replace(settings, seed=seed), data, ranks, checkpoints, run, top3_R)
         )
     return combined(checkpoints.finished) if run is not None else {}
 
@@ -211,18 +216,41 @@ def _train_one(
     ranks: Ranks,
     checkpoints: Checkpoints,
     run: Run | None,
+    top3_R: NDArray[np.float32] | None,
 ) -> dict[str, Any]:
-    """Train a seed; its metrics. Model and scores of the first are saved; no model outlives this call."""
+    """Train a seed; its metrics. The first one's model and all scores are kept, the rest is dropped."""
     log = partial(run.log, seed=settings.seed) if run is not None else None
     trained = train_seed(config, settings, data, ranks, checkpoints, log=log)
-    if settings.seed == config.seed:
-        weights = trained.engine.state_dict()
-        with together(ranks, Path(config.out)):
-            if run is not None:
-                assert trained.logit_R is not None
+    first = settings.seed == config.seed
+    weights = trained.engine.state_dict() if first else {}
+    with together(ranks, Path(config.out)):
+        if run is not None:
+            assert trained.logit_R is not None
+            if first:
                 save_model(run.model_dir, weights, settings, data.vocabulary)
-                write_scores(run.path / "test_scores.parquet", data.test_table, trained.logit_R)
+            _save_scores(run, config, settings.seed, data, probabilities(trained.logit_R), top3_R)
     return trained.result
+
+
+def _save_scores(
+    run: Run,
+    config: TrainConfig,
+    seed: int,
+    data: RunData,
+    score_R: NDArray[np.float64],
+    top3_R: NDArray[np.float32] | None,
+) -> None:
+    """Write a seed's test scores; before it counts as finished, so that a kill never loses them."""
+    path = run.path / "test_scores.parquet"
+    if seed != config.seed:
+        add_scores(path, seed_column(seed), score_R)
+        return
+    columns_R: dict[str, NDArray[np.floating]] = {SCORE: score_R}
+    if top3_R is not None:
+        columns_R[TOP3_COSINE] = top3_R
+    if config.seeds > 1:
+        columns_R[seed_column(seed)] = score_R
+    write_scores(path, data.test_table, columns_R)
 
 
 def _settings(config: TrainConfig, data: RunData) -> ModelSettings:
