@@ -7,7 +7,6 @@ killed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from moonrec.ablation.metrics import cell_metrics
 from moonrec.atomic import write_json
+from moonrec.cell_records import check_record, read_record
 from moonrec.errors import UserError
 from moonrec.runs import partial_folder, source_commit, versions
 
@@ -123,37 +123,16 @@ class Cells:
 
     def _record(self, cell: Cell) -> dict[str, Any] | None:
         path = self._path(cell)
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            options, inputs = record["options"], record["inputs"]
-        except FileNotFoundError:
+        record = read_record(path)
+        if record is None:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: cannot be read; delete it, and the cell is made again") from error
         encoder = _encoder_of(path)
         if "trained" not in record and not encoder.exists() and not partial_folder(encoder).exists():
             # Of a training that never began, or left nothing: it says nothing about what stands here.
             return None
-        apart = _apart(options, {**cell.options, "seed": cell.seed}) or _apart(inputs, self._inputs)
-        if apart:
-            raise UserError(
-                f"{path}: this cell was made with another {apart}; choose another -o, or delete {path.parent}"
-            )
+        check_record(path, record, {**cell.options, "seed": cell.seed}, self._inputs)
         return record
 
 
 def _encoder_of(record: Path) -> Path:
     return record.with_suffix("")
-
-
-def _apart(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs first, in words; empty for nothing."""
-    for name in sorted({*then, *now}):
-        if then.get(name, "absent") != now.get(name, "absent"):
-            return f"{name} ({_value_of(then, name)} then, {_value_of(now, name)} now)"
-    return ""
-
-
-def _value_of(options: Mapping[str, Any], name: str) -> Any:
-    value = options.get(name, "absent")
-    return "the default" if value is None or value == "" else value

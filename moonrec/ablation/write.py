@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from moonrec.ablation.figures import difference_figure, tradeoff_figure
 from moonrec.ablation.metrics import label_of
 from moonrec.ablation.paper import paper_drop
-from moonrec.ablation.sections import Line, Section
+from moonrec.ablation.sections import Section
 from moonrec.ablation.table import CellValues, RowResult, summary_text
 from moonrec.atomic import atomic_file
+from moonrec.markdown import markdown_table
 from moonrec.report import Report
 
 _TABLE_COLUMNS = (
@@ -62,21 +63,11 @@ def write_markdown(out: Path, subtitle: str, parts: Sequence[Section]) -> None:
     for part in parts:
         text += [f"## {part.heading}", ""]
         for caption, lines in part.tables:
-            text += [f"{caption}:", "", *_markdown_table(lines), ""]
+            text += [f"{caption}:", "", *markdown_table(lines), ""]
         for paragraph in part.texts:
             text += [paragraph, ""]
     with atomic_file(out / "table.md") as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
-
-
-def _markdown_table(lines: Sequence[Line]) -> list[str]:
-    columns = list(lines[0])
-    rows = ([line[name].replace("|", "\\|") for name in columns] for line in lines)
-    return [_markdown_row(columns), "|---" * len(columns) + "|", *map(_markdown_row, rows)]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def write_report(

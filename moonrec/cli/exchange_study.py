@@ -1,0 +1,186 @@
+"""`moonrec exchange-rate` wired to encoders and click models: how versions are exported, measured and judged.
+
+It stands beside the command line because it is one of the few places that run both `encoders` and `ctr`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moonrec.cli.exchange_judge import click_model
+from moonrec.cli.exchange_versions import Catalogue, Opened, VersionSteps, check_widths, opened
+from moonrec.domains import item_domains
+from moonrec.errors import UserError
+from moonrec.exchange.plan import Version, check_version, planned_steps, planned_versions
+from moonrec.exchange.run import Request, Steps, run_exchange, tell_plan
+from moonrec.output_place import folder_or_none, refuse_inside_inputs
+from moonrec.tables import ITEMS, SEARCHES, Table, open_table
+
+DEFAULT_TITLE = "What a gain is worth"
+
+
+@dataclass(frozen=True)
+class ExchangeConfig:
+    """Options of `moonrec exchange-rate`, with the names of the flags.
+
+    Attributes:
+        items: the catalogue.
+        impressions: what the judge learns from.
+        test: what AUC and GAUC are measured on.
+        events: what users did.
+        out: the folder to write or to go on with.
+        searches: what intermediate metrics are measured on; None: only those that need none.
+        version: texts `NAME=PATH`.
+        trajectory: texts `NAME=RUN`, of runs whose epochs were kept.
+        compare: texts `A:B`, steps to tell of one by one.
+        reference: the version that AUC is shown relative to; None: the first.
+        seeds: of the judge, from 0 on.
+        judge: texts `NAME=VALUE`, options of train-ctr.
+        dim: the width of all vectors; None: they have the same.
+        domain_level: of categories; None: the first that tells items apart.
+        modality: what is shown of an item to its encoder.
+        tasks: of `moonrec evaluate`; None: all that the data allow.
+        device: where encoders compute.
+        cache: folder of the feature cache (None: the default one, "": none).
+        plan: only say what would be done.
+    """
+
+    items: str
+    impressions: str
+    test: str
+    events: str
+    out: str
+    searches: str | None = None
+    version: tuple[str, ...] = ()
+    trajectory: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
+    reference: str | None = None
+    seeds: int = 3
+    judge: tuple[str, ...] = ()
+    dim: int | None = None
+    domain_level: int | None = None
+    modality: str = "multimodal"
+    tasks: tuple[str, ...] | None = None
+    device: str = "auto"
+    cache: str | None = None
+    plan: bool = False
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What a report says besides: its title, and notes that its reader must know first."""
+
+    title: str = DEFAULT_TITLE
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def exchange_rate(config: ExchangeConfig, telling: Telling | None = None) -> dict[str, Any]:
+    """Measure and judge every version and write rates, steps, plots and a report.
+
+    Finished cells are found again. With `plan` nothing is written.
+
+    Raises:
+        UserError: versions that cannot be compared, tables that do not fit, options that cannot be, cells in
+            the output that were made otherwise, or a cell that fails.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("moonrec exchange-rate is one process; start it without torchrun")
+    telling = telling or Telling()
+    versions = planned_versions(config.version, config.trajectory)
+    pairs = planned_steps(config.compare, versions)
+    reference = config.reference or versions[0].name
+    check_version("--reference", reference, versions)
+    items = open_table(config.items, ITEMS)
+    searches = open_table(config.searches, SEARCHES) if config.searches else None
+    named = {name: getattr(config, name) for name in ("impressions", "test", "events", "items")}
+    model = click_model(named, config.out, config.seeds, config.judge)
+    _check_output(config, versions, {**model.tables, **({"searches": searches} if searches else {})})
+    catalogue = Catalogue(items, config.items, config.modality, config.device, config.cache)
+    found = [opened(version, catalogue) for version in versions]
+    dim = check_widths(found, config.dim)
+    domains = item_domains(items, config.domain_level)
+    judge = model.judge()
+    inputs = dict(judge.inputs) | ({"searches": searches.fingerprint()} if searches else {})
+    evaluated, told = _evaluated(versions, searches)
+    request = Request(
+        out=Path(config.out),
+        versions=versions,
+        fingerprints=[one.fingerprint for one in found],
+        dim=dim,
+        evaluated=evaluated,
+        pairs=pairs,
+        reference=reference,
+        judge=judge,
+        vectors={"modality": config.modality, "device": catalogue.device_kind},
+        evaluation={"tasks": list(config.tasks) if config.tasks else None, "domain_level": domains.level},
+        inputs=inputs,
+        rows={name: table.count_rows() for name, table in model.tables.items()}
+        | ({"searches": searches.count_rows()} if searches else {}),
+        domains=domains,
+        config=_plain(config),
+        notes=[*telling.notes, *told, *_coverage_notes(found), *_leak_notes(model.tables, searches)],
+        title=telling.title,
+    )
+    if config.plan:
+        return tell_plan(request)
+    steps = VersionSteps(catalogue, dim, config.searches, config.tasks, config.domain_level)
+    return run_exchange(request, Steps(steps.vectors, steps.evaluate, model.run))
+
+
+def _plain(config: ExchangeConfig) -> dict[str, Any]:
+    """The options for `config.yaml`, which `--config` reads back."""
+    options: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    del options["plan"]
+    return options
+
+
+def _check_output(config: ExchangeConfig, versions: Sequence[Version], tables: Mapping[str, Table]) -> None:
+    given: list[tuple[str, Path | str | None]] = [(f"--{name}", table.path) for name, table in tables.items()]
+    given += [("--version", folder_or_none(version.path)) for version in versions]
+    refuse_inside_inputs(config.out, given)
+
+
+def _evaluated(versions: Sequence[Version], searches: Table | None) -> tuple[frozenset[str], list[str]]:
+    """The versions that are evaluated, and why others are not."""
+    if searches is None:
+        return frozenset(), ["No --searches: of the intermediate metrics only the top-3 cosines are known."]
+    sets = [version.name for version in versions if version.kind == "embeddings"]
+    others = [version.name for version in versions if version.kind != "embeddings"]
+    if sets and others:
+        return frozenset(others), [
+            f"Embedding sets ({', '.join(sets)}) are asked with the vectors of catalogue items, encoders "
+            "with pictures and words: these are different questions, so that the sets have no intermediate "
+            "metrics here but the top-3 cosines."
+        ]
+    if sets and "query_item_id" not in searches.column_names:
+        return frozenset(), [
+            f"{searches.path} has no column query_item_id, so embedding sets have no intermediate metrics "
+            "here but the top-3 cosines."
+        ]
+    return frozenset(sets or others), []
+
+
+def _coverage_notes(found: Sequence[Opened]) -> list[str]:
+    return [
+        f"{one.version.name} has vectors for {one.coverage:.1%} of the catalogue"
+        + (f" and for {one.foreign:,} items that are not in it, which are left out" if one.foreign else "")
+        + "."
+        for one in found
+        if one.coverage < 1 or one.foreign
+    ]
+
+
+def _leak_notes(tables: Mapping[str, Table], searches: Table | None) -> list[str]:
+    """A warning where the judge learns from the time of its own test."""
+    train, test = tables["impressions"].time_range, tables["test"].time_range
+    if train is None or test is None or train[1] < test[0]:
+        return []
+    return [
+        "Training impressions reach into the time of the test impressions: what the judge reaches may be "
+        "optimistic for all versions alike."
+    ]

@@ -1,0 +1,106 @@
+"""Cells: the parts that an exchange rate is made of, each computed once and found again by the next call.
+
+A cell is `CELLS/<version>/<part>` (what a command wrote) and the record `<part>.json`, which says of what it
+was made, how long it took, and whether it is finished. What a killed cell has left is its own command's to go
+on with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moonrec.atomic import write_json
+from moonrec.cell_records import check_record, read_record
+from moonrec.errors import UserError
+from moonrec.runs import source_commit, versions
+
+Part = Literal["vectors", "evaluation", "judge"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One part of one version.
+
+    Attributes:
+        version: the folder of the version's cells.
+        part: what is computed.
+        options: all that decide its result.
+        inputs: a fingerprint per input.
+    """
+
+    version: str
+    part: Part
+    options: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+
+class Cells:
+    """The cells in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made_by = {**versions(), "git_commit": source_commit()}
+
+    def output(self, cell: Cell) -> Path:
+        """Where a cell's result stands."""
+        return self._folder / cell.version / cell.part
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether the cell is there.
+
+        Raises:
+            UserError: a finished one was made of other options or inputs.
+        """
+        return self._finished(cell) is not None
+
+    def seconds(self, cells: Iterable[Cell]) -> dict[Part, list[float]]:
+        """What finished cells took, by part; one that went on after a kill tells nothing."""
+        found: dict[Part, list[float]] = {}
+        for cell in cells:
+            record = self._finished(cell)
+            if record is not None and record["seconds"] is not None:
+                found.setdefault(cell.part, []).append(float(record["seconds"]))
+        return found
+
+    def makers(self, cells: Iterable[Cell]) -> int:
+        """How many different sets of versions made these finished cells."""
+        records = (self._finished(cell) for cell in cells)
+        return len({repr(sorted(record["made_by"].items())) for record in records if record is not None})
+
+    def run(self, cell: Cell, compute: Callable[[Path], Any]) -> None:
+        """Compute a cell that is not finished.
+
+        Raises:
+            UserError: the computation refused; its message begins with the version's name.
+        """
+        path = self._record_path(cell)
+        begun = path.exists()
+        record = {
+            "options": dict(cell.options),
+            "inputs": dict(cell.inputs),
+            "made_by": self._made_by,
+            "finished": False,
+        }
+        write_json(path, record)
+        started = time.monotonic()
+        try:
+            compute(self.output(cell))
+        except UserError as error:
+            raise UserError(f"{cell.version}, {cell.part}: {error}") from error
+        seconds = None if begun else time.monotonic() - started
+        write_json(path, record | {"finished": True, "seconds": seconds})
+
+    def _record_path(self, cell: Cell) -> Path:
+        return self._folder / cell.version / f"{cell.part}.json"
+
+    def _finished(self, cell: Cell) -> dict[str, Any] | None:
+        path = self._record_path(cell)
+        record = read_record(path)
+        if record is None or not record.get("finished") or not self.output(cell).is_dir():
+            return None
+        check_record(path, record, cell.options, cell.inputs)
+        return record

@@ -1,0 +1,85 @@
+"""Metric and outcome side by side: the versions and seeds that a line, or a step, can use.
+
+Legend: V versions, S seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moonrec.exchange.line import Line, Noise, fit_line
+from moonrec.exchange.observations import Metric, Outcome
+
+
+@dataclass(frozen=True)
+class Points:
+    """The versions that have both metric and outcome, and the seeds that all of them have.
+
+    Attributes:
+        row_V: their rows among all versions.
+        x_V: the metric.
+        y_VS: the outcome.
+        noise: sampling covariances of metric and of the outcome's means over seeds.
+        metric_noise_known: whether the metric's is.
+    """
+
+    row_V: np.ndarray
+    x_V: np.ndarray
+    y_VS: np.ndarray
+    noise: Noise
+    metric_noise_known: bool
+
+    @property
+    def mean_V(self) -> np.ndarray:
+        """The outcome's means over seeds."""
+        return self.y_VS.mean(axis=1)
+
+    def has_line(self) -> bool:
+        """Whether there are two different values of the metric."""
+        return len(self.row_V) > 1 and not constant(self.x_V)
+
+    def line(self) -> Line:
+        """The line through them; only where there is one."""
+        return fit_line(self.x_V, self.mean_V, self.noise)
+
+    def without(self, index: int) -> Points:
+        """All but one of them."""
+        kept_V = np.delete(np.arange(len(self.row_V)), index)
+        known = (self.noise.outcome_VV, self.noise.metric_VV, self.noise.shared_VV)
+        noise = Noise(*(_square(covariance_VV, kept_V) for covariance_VV in known))
+        return Points(self.row_V[kept_V], self.x_V[kept_V], self.y_VS[kept_V], noise, self.metric_noise_known)
+
+
+def points_of(metric: Metric, outcome: Outcome, among_V: np.ndarray | None = None) -> Points:
+    """What a line can go through.
+
+    A version without the metric, or whose judge has no value under any seed, is left out; then a seed that
+    some version lacks: means over different seeds would not be of the same thing.
+
+    Args:
+        metric: of all versions.
+        outcome: of all versions.
+        among_V: the rows of the versions to look at, all of them by default; their order is kept.
+    """
+    row_V = np.arange(len(metric.value_V)) if among_V is None else among_V
+    usable_V = np.isfinite(metric.value_V) & np.isfinite(outcome.value_VS).any(axis=1)
+    row_V = row_V[usable_V[row_V]]
+    y_VS = outcome.value_VS[row_V]
+    y_VS = y_VS[:, np.isfinite(y_VS).all(axis=0)]
+    if not y_VS.shape[1]:
+        row_V, y_VS = row_V[:0], y_VS[:0]
+    known = (outcome.covariance_VV, metric.covariance_VV, metric.shared_VV.get(outcome.name))
+    none_VV = np.zeros((len(row_V), len(row_V)))
+    noise = Noise(*(none_VV if c is None else _square(c, row_V) for c in known))
+    return Points(row_V, metric.value_V[row_V], y_VS, noise, metric.covariance_VV is not None)
+
+
+def constant(values_V: np.ndarray) -> bool:
+    """Whether values are the same but for rounding."""
+    return bool(np.ptp(values_V) <= 1e-12 * np.abs(values_V).max())
+
+
+def _square(matrix_VV: np.ndarray, row_V: np.ndarray) -> np.ndarray:
+    return matrix_VV[np.ix_(row_V, row_V)]

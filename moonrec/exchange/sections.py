@@ -1,0 +1,288 @@
+"""What is told of an exchange rate, once: the same headings, tables and sentences for Markdown and HTML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moonrec.ablation.sections import Section
+from moonrec.exchange.judge import Judge
+from moonrec.exchange.measure_queries import LeftOut
+from moonrec.exchange.observations import ALL, Metric, Outcome, Versions
+from moonrec.exchange.plots import IMAGE_SEARCH
+from moonrec.exchange.reading import reading
+from moonrec.exchange.slope import Rate
+from moonrec.exchange.steps import Step
+from moonrec.exchange.words import (
+    domain_label,
+    interval_text,
+    metric_label,
+    number_text,
+    of_outcome,
+    outcome_label,
+    p_text,
+    slope_text,
+    wrong_way,
+)
+
+_FIRST = 3
+_MOST_PRINTED = 8
+
+
+@dataclass(frozen=True)
+class Told:
+    """All that a report tells of.
+
+    Attributes:
+        rates: as `exchange_rates` ranks them.
+        steps: single steps.
+        metrics: of all versions.
+        outcomes: of all versions.
+        versions: their names and families.
+        judge: what made the outcomes.
+        ids_only: the same judge without vectors, per outcome its `mean` and `sd` over seeds.
+        left_out: what there is no rate of.
+        notes: what else must be known of this study.
+    """
+
+    rates: Sequence[Rate]
+    steps: Sequence[Step]
+    metrics: Sequence[Metric]
+    outcomes: Sequence[Outcome]
+    versions: Versions
+    judge: Judge
+    ids_only: Mapping[str, Mapping[str, Any]]
+    left_out: Sequence[LeftOut]
+    notes: Sequence[str]
+
+
+def sections(told: Told) -> list[Section]:
+    """Everything that a reader needs, in order; answers first."""
+    found = [_worth(told.rates)]
+    if told.steps:
+        found.append(_steps(told.steps))
+    if any(rate.domain != ALL for rate in told.rates):
+        found.append(_domains(told.rates))
+    found.append(_versions(told))
+    if told.left_out:
+        lines = [
+            {"what": metric_label(one.name), "of": domain_label(one.domain), "why": one.reason}
+            for one in told.left_out
+        ]
+        found.append(Section("Left out", [("No rate is told of these", lines)]))
+    found.append(_judge(told.judge))
+    return [*found, Section("How to read this", texts=[*reading(told.rates, told.versions), *told.notes])]
+
+
+def terminal_lines(told: Told, out: Path) -> list[str]:
+    """What the command prints: the answers, the first metrics of each outcome, and where the rest stands."""
+    lines = [*headlines(told.rates), ""]
+    for outcome in _outcomes(told.rates):
+        ranked = of_outcome(told.rates, outcome)[:_MOST_PRINTED]
+        width = max(len(metric_label(rate.metric)) for rate in ranked)
+        lines += [
+            f"{outcome_label(outcome):4}  {metric_label(rate.metric):{width}}  {slope_text(rate)}"
+            + ("" if rate.established else "  not established")
+            for rate in ranked
+        ]
+    lines += [
+        f"{step.before} → {step.after}, {metric_label(step.metric)}: {step.verdict}"
+        for step in told.steps
+        if step.domain == ALL and step.metric == IMAGE_SEARCH
+    ]
+    return [*lines, "", f"Table: {out / 'table.md'}", f"Report: {out / 'report.html'}"]
+
+
+def headlines(rates: Sequence[Rate]) -> list[str]:
+    """One sentence per outcome over all items: which metric tells most, and what a point of it is worth."""
+    return [_headline(of_outcome(rates, outcome), outcome_label(outcome)) for outcome in _outcomes(rates)]
+
+
+def _outcomes(rates: Sequence[Rate]) -> list[str]:
+    return list(dict.fromkeys(rate.outcome for rate in rates if rate.domain == ALL))
+
+
+def _headline(ranked: Sequence[Rate], label: str) -> str:
+    best = ranked[0]
+    if not best.established:
+        return f"{label}: no metric's rate is established ({metric_label(best.metric)}: {best.why_not})."
+    text = (
+        f"{label}: {metric_label(best.metric)} tells most. A point of it goes with {slope_text(best)} points "
+        f"of {label}, and it predicts a left-out version to ±{number_text(best.loo_error, 100, 3)} points, "
+        f"where the mean of the others is off by {number_text(best.loo_error_mean, 100, 3)}."
+    )
+    image = [(place, rate) for place, rate in enumerate(ranked, 1) if rate.metric == IMAGE_SEARCH]
+    if image and image[0][0] > 1:
+        place, rate = image[0]
+        told = f"{slope_text(rate)} points of {label} a point"
+        if not rate.established:
+            told = f"not established: {rate.why_not}"
+        text += f" {metric_label(IMAGE_SEARCH)} is number {place} of {len(ranked)} ({told})."
+    return text
+
+
+def _worth(rates: Sequence[Rate]) -> Section:
+    tables = []
+    for outcome in _outcomes(rates):
+        ranked, label = of_outcome(rates, outcome), outcome_label(outcome)
+        lines = [
+            {
+                "metric": metric_label(rate.metric),
+                f"{label} points per point": slope_text(rate),
+                "R²": number_text(rate.r2),
+                "Spearman": number_text(rate.spearman),
+                "left-out error, points": number_text(rate.loo_error, 100, 3),
+                "of the mean": number_text(rate.loo_error_mean, 100, 3),
+                "Holm's p": p_text(rate.p_holm),
+                "established": _established(rate),
+            }
+            for rate in ranked
+        ]
+        tables.append((f"{label} over {ranked[0].points} versions, best metric first", lines))
+    texts = headlines(rates) or ["The judge has no defined outcome over all items: nothing can be told."]
+    return Section("What the metrics are worth", tables, texts)
+
+
+def _established(rate: Rate) -> str:
+    if not rate.established:
+        return f"no: {rate.why_not}"
+    return "yes, but gains of it go with losses" if wrong_way(rate) else "yes"
+
+
+def _steps(steps: Sequence[Step]) -> Section:
+    tables = []
+    for before, after in dict.fromkeys((step.before, step.after) for step in steps):
+        lines = [
+            {
+                "metric": metric_label(step.metric),
+                "its change, points": interval_text(
+                    step.metric_difference, step.metric_ci_low, step.metric_ci_high, 100, 2
+                ),
+                "outcome": outcome_label(step.outcome),
+                "points per point": interval_text(step.rate, step.rate_ci_low, step.rate_ci_high),
+                "verdict": step.verdict,
+            }
+            for step in steps
+            if (step.before, step.after, step.domain) == (before, after, ALL)
+        ]
+        if lines:
+            tables.append((f"From {before} to {after}", lines))
+    text = (
+        "Intervals of single steps are over test queries, seeds and test users, of these two versions alone; "
+        "a rate without an interval is unbounded: the metric's own change is not told from zero, or the "
+        "noise of one of the two is not known."
+    )
+    return Section("Single steps", tables, [text])
+
+
+def _domains(rates: Sequence[Rate]) -> Section:
+    tables = []
+    for outcome in _outcomes(rates):
+        label = outcome_label(outcome)
+        first = [rate.metric for rate in of_outcome(rates, outcome)]
+        shown = list(dict.fromkeys([*first[:_FIRST], *(name for name in first if name == IMAGE_SEARCH)]))
+        slope_of = {(r.domain, r.metric): r for r in rates if r.outcome == outcome}
+        domains = list(dict.fromkeys(domain for domain, _ in slope_of))
+        lines = []
+        for domain in domains:
+            best = of_outcome(rates, outcome, domain)[0]
+            lines.append(
+                {"domain": domain_label(domain)}
+                | {metric_label(name): _cell(slope_of.get((domain, name))) for name in shown}
+                | {"best here": metric_label(best.metric) if best.established else "none established"}
+            )
+        tables.append((f"{label} points per point of the metric; in brackets: not established", lines))
+    return Section("By category", tables)
+
+
+def _cell(rate: Rate | None) -> str:
+    if rate is None or rate.slope is None:
+        return "–"
+    return slope_text(rate) if rate.established else f"({slope_text(rate)})"
+
+
+def _versions(told: Told) -> Section:
+    rates, versions = told.rates, told.versions
+    whole = [outcome for outcome in told.outcomes if outcome.domain == ALL]
+    value_of = {metric.name: metric.value_V for metric in told.metrics if metric.domain == ALL}
+    names = list(dict.fromkeys(r.metric for o in whole for r in of_outcome(rates, o.name)[:1]))
+    names += [IMAGE_SEARCH] if IMAGE_SEARCH in value_of and IMAGE_SEARCH not in names else []
+    lines = [
+        {"version": name, "family": family}
+        | {outcome_label(o.name): _mean_text(o.value_VS[row]) for o in whole}
+        | {metric_label(metric): _share_text(value_of[metric][row]) for metric in names}
+        for row, (name, family) in enumerate(zip(versions.names, versions.families, strict=True))
+    ]
+    context = {outcome_label(o.name): _summary_text(told.ids_only.get(o.name, {})) for o in whole}
+    lines.append(
+        {"version": "ids alone", "family": "–"} | context | {metric_label(metric): "–" for metric in names}
+    )
+    texts = [text for o in whole for text in _outstanding(of_outcome(rates, o.name), names)]
+    return Section(
+        "Versions", [("In percent; of the judge: mean ± standard deviation over seeds", lines)], texts
+    )
+
+
+def _mean_text(value_S: np.ndarray) -> str:
+    known = value_S[np.isfinite(value_S)]
+    if not len(known):
+        return "–"
+    spread = float(known.std(ddof=1)) if len(known) > 1 else None
+    return _summary_text({"mean": float(known.mean()), "sd": spread})
+
+
+def _summary_text(summary: Mapping[str, Any]) -> str:
+    mean, spread = summary.get("mean"), summary.get("sd")
+    if mean is None or spread is None:
+        return number_text(mean, 100)
+    return f"{100 * mean:.2f} ± {100 * spread:.2f}"
+
+
+def _share_text(value: float) -> str:
+    return number_text(float(value) if np.isfinite(value) else None, 100)
+
+
+def _outstanding(ranked: Sequence[Rate], names: Sequence[str]) -> list[str]:
+    """The versions on which the shown slopes hang, and those that promise more than they keep."""
+    texts = []
+    for rate in ranked:
+        if rate.metric not in names or rate.most_influential is None:
+            continue
+        label = outcome_label(rate.outcome)
+        without = (
+            "there is no slope" if rate.slope_without_it is None else f"it is {rate.slope_without_it:+.3f}"
+        )
+        text = (
+            f"{label} per {metric_label(rate.metric)}: {interval_text(rate.slope, None, None)} with all "
+            f"versions; {rate.most_influential} moves it most, without it {without}."
+        )
+        if rate.overrated is not None and rate.overrated_by is not None:
+            text += (
+                f" {rate.overrated} promises most that it does not keep: its {label} is "
+                f"{100 * rate.overrated_by:.2f} points below what the others' line predicts from the metric."
+            )
+        texts.append(text)
+    return texts
+
+
+def _judge(judge: Judge) -> Section:
+    lines = [
+        {"": "fingerprint", "value": judge.fingerprint},
+        {"": "seeds", "value": f"0 to {judge.seeds - 1}"},
+    ]
+    lines += [{"": f"table {name}", "value": value} for name, value in judge.inputs.items()]
+    lines += [{"": name, "value": _option_text(value)} for name, value in judge.options.items()]
+    text = (
+        "Two teams whose judges have the same fingerprint can compare their rates: the same options, seeds, "
+        "training and test rows, and versions of what computes."
+    )
+    return Section("The judge", [("One click model on every version's frozen vectors", lines)], [text])
+
+
+def _option_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,153 @@
+"""The files of an exchange rate: numbers, Markdown, CSV, plots, the page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moonrec.atomic import atomic_file, write_json
+from moonrec.domains import Domains
+from moonrec.exchange.judge import Judge, summary_of
+from moonrec.exchange.measures import Measures, constant_metrics
+from moonrec.exchange.observations import ALL, Versions
+from moonrec.exchange.plan import Version
+from moonrec.exchange.plots import exchange_plots
+from moonrec.exchange.ranking import exchange_rates
+from moonrec.exchange.sections import Section, Told, sections, terminal_lines
+from moonrec.exchange.slope import Rate
+from moonrec.exchange.steps import steps
+from moonrec.markdown import markdown_table
+from moonrec.report import Report, add_provenance
+
+RESULTS = ("metrics.json", "table.md", "rates.csv", "report.html")
+"""What stands in the output only when all cells do."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that is written.
+
+    Attributes:
+        versions: in the order of every array.
+        fingerprints: of each.
+        dim: the width of their vectors.
+        reference: the version that others are shown relative to.
+        pairs: steps to tell of one by one.
+        measures: metrics and outcomes.
+        judge: what all versions met.
+        ids_only: what the judge reached without vectors, by outcome.
+        domains: of the catalogue.
+        notes: what a reader must know first.
+        config: the command's options.
+        title: of the report.
+    """
+
+    versions: Sequence[Version]
+    fingerprints: Sequence[str]
+    dim: int
+    reference: str
+    pairs: Sequence[tuple[str, str]]
+    measures: Measures
+    judge: Judge
+    ids_only: Mapping[str, Any]
+    domains: Domains
+    notes: Sequence[str]
+    config: Mapping[str, Any]
+    title: str
+
+
+def write_study(out: Path, study: Study) -> dict[str, Any]:
+    """Estimate the rates, write all files, and return what `metrics.json` holds."""
+    named = Versions([v.name for v in study.versions], [v.family for v in study.versions])
+    found = study.measures
+    rates = exchange_rates(found.metrics, found.outcomes, named)
+    single = steps(found.metrics, found.outcomes, named, study.pairs)
+    left_out = [*found.left_out, *constant_metrics(found.metrics)]
+    metrics: dict[str, Any] = {
+        "rates": [rate.to_dict() for rate in rates],
+        "steps": [step.to_dict() for step in single],
+        "versions": _versions(study),
+        "reference": study.reference,
+        "judge": study.judge.to_dict() | {"ids_only": dict(study.ids_only)},
+        "domains": {"level": study.domains.level, "names": list(study.domains.names)},
+        "left_out": [asdict(one) for one in left_out],
+        "notes": list(study.notes),
+    }
+    told = Told(
+        rates=rates,
+        steps=single,
+        metrics=found.metrics,
+        outcomes=found.outcomes,
+        versions=named,
+        judge=study.judge,
+        ids_only=study.ids_only,
+        left_out=left_out,
+        notes=study.notes,
+    )
+    parts = sections(told)
+    _write_csv(out / "rates.csv", metrics["rates"])
+    _write_markdown(out / "table.md", study.title, parts)
+    _write_report(out / "report.html", study, told, parts)
+    # Last, so that where it stands the others do.
+    write_json(out / "metrics.json", metrics)
+    return {**metrics, "lines": terminal_lines(told, out)}
+
+
+def _versions(study: Study) -> list[dict[str, Any]]:
+    """Per version what it is, and its metrics and outcomes by domain."""
+    found = []
+    for row, (version, fingerprint) in enumerate(zip(study.versions, study.fingerprints, strict=True)):
+        domains: dict[str, dict[str, Any]] = {}
+        for metric in study.measures.metrics:
+            if np.isfinite(metric.value_V[row]):
+                own = domains.setdefault(metric.domain, {"metrics": {}, "judge": {}})
+                own["metrics"][metric.name] = float(metric.value_V[row])
+        for outcome in study.measures.outcomes:
+            own = domains.setdefault(outcome.domain, {"metrics": {}, "judge": {}})
+            own["judge"][outcome.name] = summary_of(outcome.value_VS[row].tolist())
+        whole = domains.pop(ALL, {"metrics": {}, "judge": {}})
+        about = {**asdict(version), "fingerprint": fingerprint, "dim": study.dim}
+        found.append({**about, **whole, "domains": domains})
+    return found
+
+
+def _write_csv(path: Path, rates: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(Rate.__dataclass_fields__)
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rates)
+
+
+def _write_markdown(path: Path, title: str, parts: Sequence[Section]) -> None:
+    text = [f"# {title}", ""]
+    for part in parts:
+        text += [f"## {part.heading}", ""]
+        for caption, lines in part.tables:
+            text += [f"{caption}:", "", *markdown_table(lines), ""]
+        for paragraph in part.texts:
+            text += [paragraph, ""]
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(text), encoding="utf-8")
+
+
+def _write_report(path: Path, study: Study, told: Told, parts: Sequence[Section]) -> None:
+    """The plots stand after the first section, which answers."""
+    count = len(study.versions)
+    report = Report(study.title, f"{count} versions, judge with {study.judge.seeds} seeds each")
+    plots = exchange_plots(told.metrics, told.outcomes, told.versions, told.rates, study.reference)
+    for number, part in enumerate(parts):
+        report.heading(part.heading)
+        for caption, lines in part.tables:
+            report.table(lines, caption)
+        for paragraph in part.texts:
+            report.text(paragraph)
+        for plot in plots if number == 0 else ():
+            report.figure(plot.figure, plot.caption)
+    add_provenance(report, study.config, study.judge.inputs)
+    report.save(path)
