@@ -22,4 +22,18 @@ def main() -> None:
     """Product pictures and words, frozen into embeddings, lifting ranking models."""
 
 
-from moonrec.cli import ablate, augment, data, encoder, general, heatmap, ranking, regions, scoring, training  # noqa: E402, F401
+from moonrec.cli import (  # noqa: E402, F401
+    ablate,
+    augment,
+    data,
+    encoder,
+    exchange,
+    general,
+    heatmap,
+    ranking,
+    regions,
+    report,
+    scaling,
+    scoring,
+    training,
+)
