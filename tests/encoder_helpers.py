@@ -62,7 +62,7 @@ class Shop:
             "searches": self.searches,
             "events": self.events,
             "epochs": 2,
-            "pairs_per_epoch": 512,
+            "pairs_per_epoch": 256,
             "batch_size": 64,
             "heatmaps": 0,
             "device": "cpu",

@@ -10,16 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from moonrec.cli import demo as demo_command
 from moonrec.cli.demo import run_demo
 from moonrec.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+# What is checked is that every part runs and is told, not that it learns: a tenth of the demo's own training.
+SHORT = {
+    "_STAGE_ONE": {"epochs": 1, "samples_per_epoch": 512},
+    "_STAGE_TWO": {"epochs": 1, "pairs_per_epoch": 512},
+}
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
-    run_demo(out, items=40, users=60, seed=1)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, options in SHORT.items():
+            patched.setattr(demo_command, name, {"compact": options})
+        run_demo(out, items=40, users=60, seed=1)
     return out
 
 

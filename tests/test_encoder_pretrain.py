@@ -28,7 +28,7 @@ def config(shop: Shop, out: Path, **options: Any) -> PretrainConfig:
 
 
 def test_alignment_lowers_the_rank_of_a_pictures_own_words(shop: Shop, tmp_path: Path) -> None:
-    metrics = pretrain(config(shop, tmp_path / "run", epochs=6, learning_rate=1e-3))
+    metrics = pretrain(config(shop, tmp_path / "run", epochs=3, learning_rate=1e-3))
     start, best = metrics["validation"]["start"], metrics["validation"]["best"]
     assert best["catalogue_log_rank"] < start["catalogue_log_rank"]
     assert set(metrics["experts"]) == {"image", "title", "category", "attributes", "description"}
