@@ -64,7 +64,6 @@ class ScoreTiles:
         blocks: an embedding set, or a function that starts a new pass over the catalogue's (M, D) blocks.
         excluded_rows_Q: (Q) one 0-based row per query that is left out of its ranking; -1 for none.
         block_rows, query_rows: most rows and queries of a tile, which decide speed and memory.
-        device: where the products are computed.
 
     Raises:
         ValueError: shapes that do not fit, or queries that are not finite.
@@ -77,28 +76,23 @@ class ScoreTiles:
         excluded_rows_Q: NDArray[np.int64] | None,
         block_rows: int,
         query_rows: int,
-        device: str | torch.device,
     ) -> None:
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         if queries_QD.ndim != 2 or not np.isfinite(queries_QD).all():
             raise ValueError(f"queries of shape {queries_QD.shape}, expected (Q, D) finite numbers")
         if excluded_rows_Q is not None and len(excluded_rows_Q) != len(queries_QD):
             raise ValueError(f"{len(excluded_rows_Q)} excluded rows for {len(queries_QD)} queries")
-        self.query_count, self._width = queries_QD.shape
-        self._excluded_Q = None if excluded_rows_Q is None else torch.tensor(excluded_rows_Q, device=device)
+        self._width = queries_QD.shape[1]
+        self._excluded_Q = None if excluded_rows_Q is None else np.asarray(excluded_rows_Q)
         self._blocks = blocks.blocks if isinstance(blocks, EmbeddingSet) else blocks
-        self._block_rows, self.query_rows = block_rows, query_rows
-        self._device = torch.device(device)
-        queries = torch.tensor(queries_QD, device=device)
-        parts = queries.split(query_rows) if len(queries) else ()
+        self._block_rows, self._query_rows = block_rows, query_rows
+        parts = torch.tensor(queries_QD).split(query_rows) if len(queries_QD) else ()
         self._query_tiles = [(len(part), _filled(part, _QUERY_MULTIPLE)) for part in parts]
 
     def __iter__(self) -> Iterator[Tile]:
         # One scratch for all tiles: fresh memory of this size costs page faults at every tile.
         most_queries = max((len(queries_qD) for _, queries_qD in self._query_tiles), default=0)
-        scratch = torch.empty(
-            most_queries * _rounded_up(self._block_rows, _ROW_MULTIPLE), device=self._device
-        )
+        scratch = torch.empty(most_queries * _rounded_up(self._block_rows, _ROW_MULTIPLE))
         for first_row, rows, block_MD in self.catalogue():
             first_query = 0
             for count, queries_qD in self._query_tiles:
@@ -131,42 +125,42 @@ class ScoreTiles:
                     buffer_MD[: len(part_MD)] = part_MD
                     buffer_MD[len(part_MD) : filled] = 0
                     block = torch.from_numpy(buffer_MD[:filled])
-                yield first_row, len(part_MD), block.to(self._device)
+                yield first_row, len(part_MD), block
                 first_row += len(part_MD)
 
-    def pair_scores(self, query_P: Tensor, row_P: Tensor) -> Tensor:
+    def pair_scores(self, query_P: NDArray[np.int64], row_P: NDArray[np.int64]) -> NDArray[np.float32]:
         """Scores (P) of single (query, row) pairs, sorted by query; NaN where the catalogue ends before.
 
         The products are of the same kind as those of the tiles, with only the rows asked for, at a small part
         of their cost. That they agree with the tiles' to the last bit is likely and not certain.
         """
-        score_P = torch.full((len(query_P),), torch.nan, device=self._device)
-        bounds = self.pair_bounds(query_P)
+        score_P = np.full(len(query_P), np.nan, dtype=np.float32)
         for first_row, rows, block_MD in self.catalogue():
-            for number, (_, queries_qD) in enumerate(self._query_tiles):
-                pairs = torch.arange(bounds[number], bounds[number + 1], device=self._device)
-                pairs = pairs[(row_P[pairs] >= first_row) & (row_P[pairs] < first_row + rows)]
+            (inside_P,) = np.nonzero((row_P >= first_row) & (row_P < first_row + rows))
+            for number, (count, queries_qD) in enumerate(self._query_tiles):
+                first_query = number * self._query_rows
+                pairs = inside_P[pairs_of(slice(first_query, first_query + count), query_P[inside_P])]
                 if not len(pairs):
                     continue
-                local_row, place = (row_P[pairs] - first_row).unique(return_inverse=True)
-                asked_mD = _filled(block_MD[local_row], _ROW_MULTIPLE)
-                scores_qm = _multiply(queries_qD, asked_mD, first_row)
-                score_P[pairs] = scores_qm[query_P[pairs] - number * self.query_rows, place]
+                asked_rows, place = np.unique(row_P[pairs] - first_row, return_inverse=True)
+                asked_mD = _filled(block_MD[asked_rows], _ROW_MULTIPLE)
+                scores_qm = _multiply(queries_qD, asked_mD, first_row).numpy()
+                score_P[pairs] = scores_qm[query_P[pairs] - first_query, place]
         if self._excluded_Q is not None:
-            score_P[(self._excluded_Q[query_P] == row_P) & ~score_P.isnan()] = -torch.inf
+            score_P[(self._excluded_Q[query_P] == row_P) & ~np.isnan(score_P)] = -np.inf
         return score_P
-
-    def pair_bounds(self, query_P: Tensor) -> list[int]:
-        """Where the pairs of each tile's queries begin, and the end, for pairs sorted by query."""
-        firsts = torch.arange(0, self.query_count + self.query_rows, self.query_rows, device=query_P.device)
-        return torch.searchsorted(query_P, firsts).tolist()
 
     def _exclude(self, tile: Tile) -> None:
         if self._excluded_Q is None:
             return
         excluded_q = self._excluded_Q[tile.queries]
-        (hit,) = torch.nonzero((excluded_q >= tile.first_row) & (excluded_q < tile.end_row), as_tuple=True)
-        tile.scores_qm[hit, excluded_q[hit] - tile.first_row] = -torch.inf
+        (hit,) = np.nonzero((excluded_q >= tile.first_row) & (excluded_q < tile.end_row))
+        tile.scores_qm.numpy()[hit, excluded_q[hit] - tile.first_row] = -np.inf
+
+
+def pairs_of(queries: slice, query_P: NDArray[np.int64]) -> slice:
+    """Which of the pairs, sorted by query, are pairs of these queries."""
+    return slice(*np.searchsorted(query_P, (queries.start, queries.stop)).tolist())
 
 
 def _multiply(queries_qD: Tensor, block_mD: Tensor, first_row: int, out: Tensor | None = None) -> Tensor:

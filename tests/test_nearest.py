@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -144,6 +146,34 @@ def test_top_k_gives_the_same_bits_whatever_the_size_of_blocks(kind: str) -> Non
         found = top_k(queries, in_blocks(matrix, size), 20, block_rows=block_rows, query_rows=query_rows)
         for one, two in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_share_the_queries_and_change_nothing(threads: int) -> None:
+    queries = np.random.default_rng(1).integers(-2, 3, (400, 3)).astype(np.float32)
+    matrix = np.random.default_rng(2).integers(-2, 3, (900, 3)).astype(np.float32)
+    rankings = full_ranking(queries, matrix, np.full(400, -1))
+    query = np.repeat(np.arange(400), 4)
+    row = np.array([ranking[place] for ranking in rankings for place in (0, 7, 300, 899)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _, rows = top_k(queries, in_blocks(matrix, 500), 9)
+        ranks = ranks_of_positives(queries, in_blocks(matrix, 500), (query, row))
+    finally:
+        torch.set_num_threads(before)
+    assert rows.tolist() == [ranking[:9] for ranking in rankings]
+    assert ranks.reshape(400, 4).tolist() == [[1, 8, 301, 900]] * 400
+
+
+def test_the_search_works_where_no_machine_code_can_be_kept() -> None:
+    program = (
+        "from numba.core import caching; caching.CacheImpl._locator_classes = []\n"
+        "import numpy as np; from moonrec.nearest import top_k\n"
+        "print(top_k(np.eye(3), lambda: [np.eye(3)], 1)[1].ravel().tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[0, 1, 2]", done.stderr
 
 
 def test_a_wrong_guess_of_the_positives_scores_costs_a_pass_and_changes_no_rank(

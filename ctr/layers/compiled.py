@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 import torch
 from torch import Tensor
+
+import moonrec.compiled
 
 # Sums may be reordered (which vectorises them); infinities and NaN keep their meaning.
 _FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
@@ -15,20 +16,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(function: _Function) -> _Function:
-    """Compile at first use, without Python's lock; the machine code is kept on disk where that is possible.
-
-    An installation of which neither the folder nor the user's cache can be written to compiles once per
-    process instead.
-    """
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FAST_MATH, "error_model": "numpy"}
-    try:
-        kernel: _Function = numba.njit(cache=True, **options)(function)
-    except RuntimeError as error:
-        # numba has no type of its own for it.
-        if "no locator available" not in str(error):
-            raise
-        kernel = numba.njit(cache=False, **options)(function)
-    return kernel
+    """Compile at first use, with sums in any order; see `moonrec.compiled`."""
+    return moonrec.compiled.compiled(function, fast_math=_FAST_MATH)
 
 
 def kernel_floats(*tensors: Tensor) -> list[Tensor]:

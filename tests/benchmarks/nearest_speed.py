@@ -70,7 +70,7 @@ def search_times(rows: int, width: int, queries: int, k: int, rounds: int) -> di
         return [vectors]
 
     def products() -> None:
-        for _ in ScoreTiles(asked, blocks, None, BLOCK_ROWS, QUERY_ROWS, "cpu"):
+        for _ in ScoreTiles(asked, blocks, None, BLOCK_ROWS, QUERY_ROWS):
             pass
 
     works: dict[str, Callable[[], object]] = {
