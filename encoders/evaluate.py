@@ -30,7 +30,7 @@ from encoders.evaluation.entrants import (
 from encoders.evaluation.examples import show_examples, write_examples
 from encoders.evaluation.measure import Inputs, measured
 from encoders.evaluation.ranked import Ranked
-from encoders.evaluation.report import add_configuration, evaluation_report
+from encoders.evaluation.report import evaluation_report
 from encoders.evaluation.result_tables import ResultTables
 from encoders.evaluation.results import MAIN, Results
 from encoders.evaluation.summary import Resampling, summary
@@ -43,6 +43,7 @@ from encoders.queries import unknown_items
 from moonrec.domains import item_domains
 from moonrec.errors import UserError
 from moonrec.output_place import folder_or_none, refuse_inside_inputs
+from moonrec.report import add_provenance
 from moonrec.runs import Run, open_run
 from moonrec.tables import ITEMS, SEARCHES, Table, open_table
 
@@ -129,7 +130,8 @@ class _Evaluation:
             check_same_catalogue(main, self._item_ids())
         others = [open_baseline(name, path, setting) for name, path in baselines.items()]
         ids = main.embeddings.ids if main.embeddings is not None else self._item_ids()
-        self.catalogues = {one.name: check_same_catalogue(one, ids) for one in others}
+        encoded = self._item_ids() if items is not None and main.embeddings is not None else None
+        self.catalogues = {one.name: check_same_catalogue(one, ids, encoded) for one in others}
         entrants = [main, *others]
         dim = min(one.dim for one in entrants) if config.match_dims else config.dim
         self.entrants = [one.at(dim, setting) for one in entrants] if dim is not None else entrants
@@ -153,10 +155,11 @@ class _Evaluation:
         metrics = self._metrics(main)
         metrics["baselines"], metrics["comparisons"] = {}, []
         for one in others:
-            compared, uncompared = compare(main, one, self._domain_names(), self._resampling())
-            metrics["comparisons"] += compared
+            catalogue = self.catalogues[one.name]
+            compared = compare(main, one, catalogue, self._domain_names(), self._resampling())
+            metrics["comparisons"] += compared.differences
             metrics["baselines"][one.name] = self._metrics(one) | {
-                "uncompared": uncompared, "catalogue": self.catalogues[one.name]
+                "uncompared": compared.uncompared, "paired": compared.paired, "catalogue": catalogue
             }  # fmt: skip
         photos = metrics["retrieval"].get(IMAGE_TO_ITEM.name, {})
         metrics |= {name: photos[name] for name in _COUNTS if name in photos}
@@ -165,7 +168,7 @@ class _Evaluation:
         report = evaluation_report(metrics, asdict(self.config))
         if ranked:
             show_examples(report, write_examples(run.path, ranked, self.inputs.searches, self.inputs.items))
-        add_configuration(report, asdict(self.config))
+        add_provenance(report, asdict(self.config))
         report.save(run.path / "report.html")
         return metrics
 

@@ -38,7 +38,7 @@ class Queries:
 def distinct_queries(
     searches: Table,
     item_ids: pa.Array | pa.ChunkedArray,
-    keys: Sequence[bytes | None],
+    keys: pa.Array | Sequence[bytes | None],
     *,
     leave_own_out: bool = True,
 ) -> Queries:
@@ -47,7 +47,8 @@ def distinct_queries(
     Args:
         searches: the table.
         item_ids: the catalogue's ids; `item_P` are positions in them.
-        keys: per row what the query is (rows with an equal key are one query); None leaves the row out.
+        keys: per row what the query is (rows with an equal key are one query), as digests or as an Arrow
+            array; None leaves the row out.
         leave_own_out: whether the item whose picture the query is is left out of its ranking.
 
     Raises:
@@ -56,11 +57,12 @@ def distinct_queries(
     has_own = leave_own_out and "query_item_id" in searches.column_names
     columns = ["item_id", *(["query_item_id"] if has_own else [])]
     table = searches.read(columns)
-    used = np.array([key is not None for key in keys], bool)
+    asked_as = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.binary())
+    used = np.asarray(asked_as.is_valid())
     own = np.full(len(table), -1, np.int64)
     if has_own:
         own = rows_of(table.column("query_item_id"), item_ids)
-    names = pa.array([key for key in keys if key is not None], pa.binary())
+    names = asked_as.drop_null()
     if not len(names):
         raise NoQueries(f"{searches.path}: no row has a usable query for this task")
     query = names.dictionary_encode().indices.to_numpy()

@@ -101,17 +101,24 @@ def sign_flip_p(differences_QM: NDArray[np.floating[Any]], seed: int) -> NDArray
     return beyond_M / (FLIPS + 1)
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """The p values, adjusted so that the chance of any false finding among them stays at the level.
+
+    None is no test: it stays None and counts for nothing.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 1979.
     """
+    tested = [number for number, p in enumerate(p_values) if p is not None]
+    p = np.array([p_values[number] for number in tested], np.float64)
     order = np.argsort(p, kind="stable")
     # The k-th smallest of n is held against the n - k + 1 hypotheses that are left.
-    scaled = np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1)
+    scaled = p[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return [float(value) for value in adjusted]
+    found: list[float | None] = [None] * len(p_values)
+    for number, value in zip(tested, adjusted, strict=True):
+        found[number] = float(value)
+    return found
 
 
 def _as_floats(parts: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.float64]]:

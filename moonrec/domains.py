@@ -22,6 +22,8 @@ from moonrec.tables import Table
 # Ours: more groups than this are read by nobody, and the small ones hold too few users to say anything.
 MOST_DOMAINS = 12
 OTHER = "other"
+# Studies over domains call the whole catalogue so; a category of that name would be taken for it.
+_WHOLE, _WHOLE_AS_CATEGORY = "all", "all (category)"
 NONE = -1
 
 
@@ -32,7 +34,8 @@ class Domains:
     Attributes:
         ids: the catalogue's item ids (N), in its order.
         code_N: int32, a number of `names` for every item; -1 where it has no category at the level.
-        names: the domains, the one with most items first; `other`, where it stands for the rest, last.
+        names: the domains, the one with most items first; `other`, where it stands for the rest, last;
+            never `all`: a category of that name is `all (category)`.
         level: the level of the categories, from 1; 0 where the catalogue has no domains.
     """
 
@@ -85,9 +88,13 @@ def item_domains(items: Table, level: int | None = None) -> Domains:
             f"--domain-level {level}: the categories of {items.path} have {max(map(len, paths))} levels; "
             "ask for one of these, from 1"
         )
-    names = [path[level - 1] if 0 < level <= len(path) else None for path in paths]
+    names = [_domain_name(path[level - 1]) if 0 < level <= len(path) else None for path in paths]
     kept, code_of_path = _numbered(names, path_N)
     return Domains(ids, code_of_path[path_N], kept, level)
+
+
+def _domain_name(category: str) -> str:
+    return _WHOLE_AS_CATEGORY if category == _WHOLE else category
 
 
 def _first_that_differs(paths: Sequence[tuple[str, ...]]) -> int:

@@ -74,6 +74,7 @@ def test_holm_is_the_published_procedure() -> None:
     assert holm([0.03, 0.01, 0.05, 0.02, 0.04]) == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []
+    assert holm([0.04, None, 0.01]) == pytest.approx([0.04, None, 0.02])
 
 
 def test_how_much_is_drawn_at_once_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

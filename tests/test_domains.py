@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from moonrec.domains import MOST_DOMAINS, OTHER, Domains, category_levels, item_domains
 from moonrec.errors import UserError
+from moonrec.exchange.observations import ALL
 from moonrec.tables import ITEMS, Table, open_table
 
 
@@ -85,6 +86,12 @@ def test_every_item_with_a_category_is_in_its_own_domain_or_in_other(
         return
     for name, found in zip(categories, told(domains), strict=True):
         assert found == (name if name in domains.names else None if name is None else OTHER)
+
+
+def test_a_category_named_as_studies_name_the_whole_catalogue_gets_another_name(tmp_path: Path) -> None:
+    domains = item_domains(catalogue(tmp_path, [ALL, ALL, "b", None]))
+    assert domains.names == ["all (category)", "b"]
+    assert told(domains) == ["all (category)", "all (category)", "b", None]
 
 
 def test_category_levels_drop_what_is_empty() -> None:

@@ -1,63 +1,131 @@
 """What is evaluated against each baseline, query by query and item by item.
 
 Both are measured on the same units, so what makes a query hard for both does not blur their difference.
-Differences of means are tested by flipping signs (`moonrec.bootstrap.sign_flip_p`); macro F1 is no mean over
-items, and is tested by the normal distribution with the bootstrap's standard error. Holm's correction is over
-all comparisons with one baseline that are not of a single domain.
+Differences are tested by flipping signs (`moonrec.bootstrap.sign_flip_p`): of each unit's difference for a
+mean; for macro F1, which is no mean over items, of each item's share in the difference to first order
+(`moonrec.macro_f1`). Holm's correction is over all tests against one baseline but those of single domains;
+metrics that differ alike on every unit, as hit@1 and recall@1 do, are one test.
 
 Shapes: Q queries that both answered, J items that both judged, M metrics.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from encoders.evaluation.label_bootstrap import LABEL_METRICS, resampled_scores
+from encoders.evaluation.pairing import common_rows, matched, paired_queries, whose
 from encoders.evaluation.results import LabelResults, QueryResults, Results
-from encoders.evaluation.summary import IMAGE_TEXT, Resampling, defined
+from encoders.evaluation.summary import FEWEST, IMAGE_TEXT, Resampling, defined
+from encoders.evaluation.tasks import AGREEMENT, RETRIEVAL
 from moonrec.bootstrap import holm, interval, resampled_means, sign_flip_p
+from moonrec.macro_f1 import macro_f1
 
 Comparison = dict[str, Any]
-FEWEST = 2
-"""A single unit says nothing about others like it."""
+# Ours: ranking among fewer items is easier; one item in a hundred moves a hit rate by less than .01.
+LEAST_SHARED = 0.99
+_CROSSING = {task.name for task in RETRIEVAL if task.crosses}
+
+
+@dataclass
+class Compared:
+    """An entrant against one baseline.
+
+    Attributes:
+        differences: main - baseline, one entry per number that both have.
+        uncompared: why other tasks are not compared.
+        paired: per retrieval task the number of queries of `main`, of `baseline`, and of those in `both`.
+    """
+
+    differences: list[Comparison] = field(default_factory=list)
+    uncompared: dict[str, str] = field(default_factory=dict)
+    paired: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def compare(
-    main: Results, baseline: Results, domains: Sequence[str], resampling: Resampling
-) -> tuple[list[Comparison], dict[str, str]]:
-    """Every number that both have, as differences main - baseline, and why the others are not compared."""
-    found: list[Comparison] = []
-    uncompared: dict[str, str] = {}
-    for queries, other in _matched(main.queries, baseline.queries, lambda one: one.task, uncompared):
-        if queries.queries_from == other.queries_from:
-            found += _of_queries(queries, other, domains, resampling)
+    main: Results,
+    baseline: Results,
+    catalogue: Mapping[str, int],
+    domains: Sequence[str],
+    resampling: Resampling,
+) -> Compared:
+    """Every number that both have, as differences main - baseline, and why the others are not compared.
+
+    Args:
+        main: what is evaluated.
+        baseline: what it is held against.
+        catalogue: how the vectors that the two rank differ, by `entrants.check_same_catalogue`.
+        domains: names of the domains, by their numbers.
+        resampling: of the intervals.
+    """
+    compared = Compared()
+    tests: list[_Test] = []
+    for queries, other in matched(main.queries, baseline.queries, lambda one: one.task, compared.uncompared):
+        if reason := _incomparable(queries, other, catalogue):
+            compared.uncompared[queries.task] = reason
         else:
-            uncompared[queries.task] = (
-                f"its queries are of the {queries.queries_from}, the baseline's of the {other.queries_from}"
-            )
-    for labels, said in _matched(
-        main.labels, baseline.labels, lambda one: f"{one.task}.{one.labels.name}", uncompared
+            tests += _of_queries(queries, other, domains, resampling, compared)
+    for labels, said in matched(
+        main.labels, baseline.labels, lambda one: f"{one.task}.{one.labels.name}", compared.uncompared
     ):
-        found += _of_labels(labels, said, domains, resampling)
-    found += _of_agreement(main, baseline, domains, resampling)
-    if (main.agreement is None) != (baseline.agreement is None):
-        uncompared["agreement"] = _whose(main.agreement is not None)
-    whole = [one for one in found if one["domain"] is None]
-    for one, p_holm in zip(whole, holm([one["p"] for one in whole]), strict=True):
-        one["p_holm"] = p_holm
-    return [{"baseline": baseline.name} | one for one in found], uncompared
+        tests += _of_labels(labels, said, domains, resampling, compared)
+    tests += _of_agreement(main, baseline, domains, resampling, compared)
+    _correct(tests)
+    compared.differences = [{"baseline": baseline.name} | one.comparison for one in tests]
+    return compared
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A comparison, and the number of the first metric of its task that differs alike on every unit."""
+
+    comparison: Comparison
+    alike: int
+
+
+def _correct(tests: Sequence[_Test]) -> None:
+    """Set `p_holm` of what is not of a single domain."""
+    whole = [one for one in tests if one.comparison["domain"] is None]
+    distinct = {(one.comparison["task"], one.alike): one.comparison["p"] for one in whole}
+    adjusted = dict(zip(distinct, holm(list(distinct.values())), strict=True))
+    for one in whole:
+        one.comparison["p_holm"] = adjusted[one.comparison["task"], one.alike]
+
+
+def _incomparable(one: QueryResults, other: QueryResults, catalogue: Mapping[str, int]) -> str | None:
+    if one.queries_from != other.queries_from:
+        return f"its queries are of the {one.queries_from}, the baseline's of the {other.queries_from}"
+    if one.task in _CROSSING or not catalogue:  # each encodes the items anew
+        return None
+    missing, others, shared = catalogue["missing"], catalogue["others"], catalogue["shared"]
+    if shared >= LEAST_SHARED * (shared + missing + others):
+        return None
+    return (
+        f"the baseline's vectors lack {missing:,} of the {shared + missing:,} items that are ranked and have "
+        f"{others:,} others: ranking among other items is another task; export both from the same --items"
+    )
 
 
 def _of_queries(
-    one: QueryResults, other: QueryResults, domains: Sequence[str], resampling: Resampling
-) -> Iterator[Comparison]:
-    # A row shows the same query to both, but an entrant without pictures groups rows by their item.
-    keys = [np.stack([each.row_Q, each.positives_Q], axis=1) for each in (one, other)]
-    place, place_of_other = _common_rows(*keys)
+    one: QueryResults,
+    other: QueryResults,
+    domains: Sequence[str],
+    resampling: Resampling,
+    compared: Compared,
+) -> Iterator[_Test]:
+    place, place_of_other = paired_queries(one, other)
+    asked = {"both": len(place), "main": len(one.row_Q), "baseline": len(other.row_Q)}
+    compared.paired[one.task] = asked
+    if len(place) < FEWEST:
+        compared.uncompared[one.task] = (
+            f"{asked['both']:,} of its {asked['main']:,} queries and of the baseline's {asked['baseline']:,} "
+            f"are the same; at least {FEWEST} are needed"
+        )
+        return
     difference_QM = one.matrix()[place] - other.matrix()[place_of_other]
     for domain, inside_Q in _domains(one.domain_Q[place], domains):
         yield from _of_means(
@@ -66,10 +134,17 @@ def _of_queries(
 
 
 def _of_labels(
-    one: LabelResults, other: LabelResults, domains: Sequence[str], resampling: Resampling
-) -> Iterator[Comparison]:
+    one: LabelResults,
+    other: LabelResults,
+    domains: Sequence[str],
+    resampling: Resampling,
+    compared: Compared,
+) -> Iterator[_Test]:
     task = f"{one.task}.{one.labels.name}"
     both_J = one.judged_J() & other.judged_J()
+    if both_J.sum() < FEWEST:
+        compared.uncompared[task] = f"both judge {both_J.sum()} items; at least {FEWEST} are needed"
+        return
     right_J = one.labels.class_J[both_J]
     said_JX = np.stack([one.predicted_J[both_J], other.predicted_J[both_J]], axis=1)
     for domain, inside_J in _domains(one.domain_J[both_J], domains):
@@ -77,68 +152,86 @@ def _of_labels(
             continue
         right, said = right_J[inside_J], said_JX[inside_J]
         replicates_BXM = resampled_scores(right, said, resampling.replicates, resampling.seed)
-        replicates_BM = replicates_BXM[:, 0] - replicates_BXM[:, 1]
-        correct = (said == right[:, None]).astype(np.float64)
-        accuracy = correct[:, 0] - correct[:, 1]
-        f1 = _macro_f1(right, said[:, 0]) - _macro_f1(right, said[:, 1])
-        p = [float(sign_flip_p(accuracy[:, None], resampling.seed)[0]), _normal_p(f1, replicates_BM[:, 1])]
-        yield from _rows(
-            task, LABEL_METRICS, domain, [accuracy.mean(), f1], replicates_BM, p, [len(right)] * 2
+        shares_JM = label_differences(right, said)
+        p_M = sign_flip_p(shares_JM, resampling.seed)
+        yield from _tests(
+            task,
+            LABEL_METRICS,
+            domain,
+            shares_JM.mean(axis=0),
+            replicates_BXM[:, 0] - replicates_BXM[:, 1],
+            p_M,
+            [len(right)] * 2,
+            shares_JM,
         )
 
 
+def label_differences(right_J: np.ndarray, said_JX: np.ndarray) -> np.ndarray:
+    """What each item adds to the differences of accuracy and macro F1 between two entrants (J, 2).
+
+    The means of the columns are the differences. Accuracy is a mean over items already; in macro F1 an item's
+    part is the whole difference and, J times, the item's influence on it.
+    """
+    correct_JX = (said_JX == right_J[:, None]).astype(np.float64)
+    (one, influence_J), (other, influence_of_other_J) = (macro_f1(right_J, said_J) for said_J in said_JX.T)
+    f1_J = one - other + len(right_J) * (influence_J - influence_of_other_J)
+    return np.stack([correct_JX[:, 0] - correct_JX[:, 1], f1_J], axis=1)
+
+
 def _of_agreement(
-    main: Results, baseline: Results, domains: Sequence[str], resampling: Resampling
-) -> Iterator[Comparison]:
+    main: Results, baseline: Results, domains: Sequence[str], resampling: Resampling, compared: Compared
+) -> Iterator[_Test]:
     if main.agreement is None or baseline.agreement is None:
+        if main.agreement is not baseline.agreement:
+            compared.uncompared[AGREEMENT] = whose(main.agreement is not None)
         return
     one, other = main.agreement.agreement, baseline.agreement.agreement
-    place, place_of_other = _common_rows(one.row_I[:, None], other.row_I[:, None])
+    place, place_of_other = common_rows(one.row_I[:, None], other.row_I[:, None])
+    if len(place) < FEWEST:
+        compared.uncompared[AGREEMENT] = f"both have {len(place)} items; at least {FEWEST} are needed"
+        return
     difference_I = one.lead_I()[place] - other.lead_I()[place_of_other]
     for domain, inside_I in _domains(main.agreement.domain_I[place], domains):
-        yield from _of_means("agreement", [IMAGE_TEXT], domain, difference_I[inside_I, None], resampling)
+        yield from _of_means(AGREEMENT, [IMAGE_TEXT], domain, difference_I[inside_I, None], resampling)
 
 
 def _of_means(
     task: str, metrics: Sequence[str], domain: str | None, difference_QM: np.ndarray, resampling: Resampling
-) -> Iterator[Comparison]:
+) -> Iterator[_Test]:
     count_M = np.isfinite(difference_QM).sum(axis=0)
     if len(difference_QM) < FEWEST:
         return
-    total_M = np.nan_to_num(difference_QM).sum(axis=0)
+    mean_M = np.nan_to_num(difference_QM).sum(axis=0) / count_M.clip(min=1)
     replicates_BM = resampled_means(difference_QM, resampling.replicates, resampling.seed)
     p_M = sign_flip_p(difference_QM, resampling.seed)
-    mean_M = total_M / count_M.clip(min=1)
-    for row, count in zip(
-        _rows(task, metrics, domain, mean_M, replicates_BM, p_M.tolist(), count_M.tolist()),
-        count_M,
-        strict=True,
-    ):
-        if count >= FEWEST:
-            yield row
+    found = _tests(task, metrics, domain, mean_M, replicates_BM, p_M, count_M.tolist(), difference_QM)
+    yield from (one for one in found if one.comparison["count"] >= FEWEST)
 
 
-def _rows(
+def _tests(
     task: str,
     metrics: Sequence[str],
     domain: str | None,
-    differences: Sequence[float] | np.ndarray,
+    difference_M: np.ndarray,
     replicates_BM: np.ndarray,
-    p: Sequence[float],
+    p_M: np.ndarray,
     counts: Sequence[int],
-) -> Iterator[Comparison]:
+    unit_QM: np.ndarray,
+) -> Iterator[_Test]:
+    columns = [column.tobytes() for column in unit_QM.T]
     for number, (low, high) in enumerate(zip(*interval(replicates_BM), strict=True)):
-        yield {
+        comparison = {
             "task": task,
             "metric": metrics[number],
             "domain": domain,
-            "difference": float(differences[number]),
+            "difference": float(difference_M[number]),
             "ci_low": defined(low),
             "ci_high": defined(high),
-            "p": p[number],
+            "p": float(p_M[number]),
             "p_holm": None,
             "count": int(counts[number]),
         }
+        yield _Test(comparison, columns.index(columns[number]))
 
 
 def _domains(domain: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str | None, np.ndarray]]:
@@ -146,41 +239,3 @@ def _domains(domain: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str | N
     yield None, np.ones(len(domain), bool)
     for code, name in enumerate(names):
         yield name, domain == code
-
-
-def _common_rows(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the rows that both arrays have; the rows of each are distinct."""
-    both, number = np.unique(np.concatenate([one, other]), axis=0, return_inverse=True)
-    place, place_of_other = np.full(len(both), -1), np.full(len(both), -1)
-    place[number[: len(one)]] = np.arange(len(one))
-    place_of_other[number[len(one) :]] = np.arange(len(other))
-    shared = (place >= 0) & (place_of_other >= 0)
-    return place[shared], place_of_other[shared]
-
-
-def _macro_f1(right_J: np.ndarray, said_J: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(right_J, said_J, labels=np.unique(right_J), average="macro", zero_division=0))
-
-
-def _normal_p(difference: float, replicates_B: np.ndarray) -> float:
-    spread = float(replicates_B.std())
-    return math.erfc(abs(difference) / spread / math.sqrt(2)) if spread > 0 else 1.0
-
-
-def _matched(
-    main: Sequence[Any], baseline: Sequence[Any], name_of: Any, uncompared: dict[str, str]
-) -> Iterator[tuple[Any, Any]]:
-    """The parts that both did, and a reason for each that one of them did alone."""
-    ours: Mapping[str, Any] = {name_of(one): one for one in main}
-    theirs: Mapping[str, Any] = {name_of(one): one for one in baseline}
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
-        if name in ours and name in theirs:
-            yield ours[name], theirs[name]
-        else:
-            uncompared[name] = _whose(name in ours)
-
-
-def _whose(is_main: bool) -> str:
-    return "the baseline does not do it" if is_main else "only the baseline does it"

@@ -19,12 +19,15 @@ from encoders.evaluation.catalogue import Catalogue, encode_items
 from encoders.evaluation.narrowing import Narrowing, principal_directions
 from encoders.evaluation.results import MAIN
 from encoders.evaluation.working_encoder import WorkingEncoder
+from encoders.loading import COMPACT, TINY_MLLM
 from encoders.products import EVERYTHING
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.embedding_writer import METADATA_FILE, VECTORS_FILE
 from moonrec.errors import UserError
 from moonrec.ids import rows_of
 from moonrec.tables import Table
+
+_EXPONENT = np.uint16(0x7C00)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Entrant:
         Raises:
             UserError: nothing that can be opened, or a set that another encoder made.
         """
-        found = EmbeddingSet.open(embeddings) if embeddings is not None else None
+        found = _open_set(embeddings) if embeddings is not None else None
         if encoder is None:
             assert found is not None
             return cls(name, option, None, found, Narrowing(found.dimension))
@@ -159,6 +162,11 @@ def open_baseline(name: str, path: str, setting: Setting) -> Entrant:
     """
     option = f"--baseline {name}={path}"
     is_set = all(os.path.isfile(os.path.join(path, file)) for file in (METADATA_FILE, VECTORS_FILE))
+    if not (is_set or setting.items is not None or path in (COMPACT, TINY_MLLM) or os.path.exists(path)):
+        raise UserError(
+            f"{option}: no such embedding set; give a folder that `moonrec export` wrote, or an encoder "
+            "beside --items"
+        )
     if not is_set and setting.items is None:
         raise UserError(f"{option}: an encoder needs a catalogue to search; name it with --items")
     try:
@@ -167,22 +175,43 @@ def open_baseline(name: str, path: str, setting: Setting) -> Entrant:
         raise UserError(f"{option}: {error}") from error
 
 
-def check_same_catalogue(entrant: Entrant, ids: pa.Array | pa.ChunkedArray) -> dict[str, int]:
-    """How many of the catalogue's `ids` an embedding set lacks, and how many others it has.
+def check_same_catalogue(
+    entrant: Entrant, ids: pa.Array | pa.ChunkedArray, item_ids: pa.Array | None = None
+) -> dict[str, int]:
+    """How many of the catalogue's `ids` an entrant lacks, how many others it has, and how many are shared.
+
+    An encoder has all `item_ids`; where these are not given it has what is asked for, which tells nothing.
 
     Raises:
         UserError: more than half of either: it is of another catalogue.
     """
-    if entrant.embeddings is None:
+    own = item_ids if entrant.embeddings is None else entrant.embeddings.ids
+    if own is None:
         return {}
-    own = entrant.embeddings.ids
     missing, others = int((rows_of(ids, own) < 0).sum()), int((rows_of(own, ids) < 0).sum())
     if 2 * missing > len(ids) or 2 * others > len(own):
         raise UserError(
             f"{entrant.option}: holds vectors of another catalogue: it lacks {missing:,} of {len(ids):,} "
             f"items and has {others:,} that the catalogue lacks; export it from the same --items"
         )
-    return {"missing": missing, "others": others}
+    return {"missing": missing, "others": others, "shared": len(ids) - missing}
+
+
+def _open_set(path: str) -> EmbeddingSet:
+    """The embedding set, all of its vectors looked at: one that is not finite spoils every ranking."""
+    found = EmbeddingSet.open(path)
+    first_row = 0
+    for block_NW in found.blocks():
+        # Infinite and not-a-number are the two float16 with every bit of the exponent set.
+        if (block_NW.view(np.uint16) & _EXPONENT).max(initial=0) == _EXPONENT:
+            row = int(np.argmin(np.isfinite(block_NW).all(axis=1)))
+            name = found.ids[first_row + row].as_py()
+            raise UserError(
+                f"{path}: the vector of {name!r} holds numbers that are not finite; export or import the "
+                "embeddings again"
+            )
+        first_row += len(block_NW)
+    return found
 
 
 def _check_same_encoder(embeddings: EmbeddingSet, encoder: Encoder) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from moonrec.bootstrap import resampled_counts
+from moonrec.macro_f1 import f1_per_class
 
 LABEL_METRICS = ("accuracy", "f1")
 
@@ -54,7 +55,7 @@ def resampled_scores(
 def _scores(hits_bK: np.ndarray, having_bK: np.ndarray, told_bK: np.ndarray) -> np.ndarray:
     """Accuracy and macro F1 (b, 2)."""
     accuracy_b = hits_bK.sum(axis=1) / having_bK.sum(axis=1)
-    f1_bK = 2 * hits_bK / (having_bK + told_bK).clip(min=1)
+    f1_bK = f1_per_class(hits_bK, having_bK, told_bK)
     present_bK = having_bK > 0
     f1_b = (f1_bK * present_bK).sum(axis=1) / present_bK.sum(axis=1)
     return np.stack([accuracy_b, f1_b], axis=1)

@@ -92,7 +92,7 @@ def attribute_label_sets(items: Table) -> tuple[list[LabelSet], dict[str, str]]:
         "all items have the same value": alike,
         f"{MOST_NAMES} others are commoner": more,
     }
-    return sets, {_some(titles): reason for reason, titles in reasons.items() if titles}
+    return sets, {some_of(titles): reason for reason, titles in reasons.items() if titles}
 
 
 def _entries(items: Table) -> tuple[np.ndarray, pa.ChunkedArray, pa.ChunkedArray]:
@@ -123,7 +123,7 @@ def _of_values(name: str, item_J: np.ndarray, code_J: np.ndarray, values: pa.Arr
     return LabelSet(name, labels, Aspect.ATTRIBUTES, item_J[judged], class_J[judged], unlisted)
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first of several names, and how many there are."""
-    shown = ", ".join(names[:_EXAMPLES])
-    return shown if len(names) <= _EXAMPLES else f"{shown} and {len(names) - _EXAMPLES:,} others"
+def some_of(names: Sequence[str], most: int = _EXAMPLES) -> str:
+    """The first of several names, and how many others there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} others"

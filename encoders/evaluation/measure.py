@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from encoders.evaluation.agreement import agreement_of
 from encoders.evaluation.catalogue import Catalogue, EncodedItems, encode_items
@@ -87,8 +88,7 @@ def _of_embeddings(searches: Table, entrant: Entrant) -> Ranked:
     embeddings: EmbeddingSet = entrant.embeddings
     ids = searches.read(["query_item_id"]).column("query_item_id")
     rows = embeddings.rows(ids)
-    keys = [str(row).encode() if row else None for row in rows.tolist()]
-    queries = distinct_queries(searches, embeddings.ids, keys)
+    queries = distinct_queries(searches, embeddings.ids, pa.array(rows, mask=rows == 0))
     vectors_QE = entrant.narrowing(embeddings.vectors(rows[queries.first_row_Q]).astype(np.float32))
     return _ranked(IMAGE_TO_ITEM, SEARCHES, queries, vectors_QE, entrant.catalogue())
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from encoders.evaluation.measure import CUTOFFS
 from encoders.evaluation.ranked import CATALOGUE
-from encoders.evaluation.report_comparisons import add_comparisons
-from encoders.evaluation.report_domains import add_domains
+from encoders.evaluation.report_comparisons import add_comparisons, by_reason
+from encoders.evaluation.report_domains import add_domains, spanned
 from encoders.evaluation.results import MAIN
 from encoders.evaluation.tasks import AGREEMENT, ATTRIBUTES, CLASSIFICATION
-from moonrec.report import Cell, Report
+from moonrec.compare.key_figures import key_figures
+from moonrec.report import Report
 
 _LABEL_COLUMNS = ("items", "classes", "accuracy", "majority", "precision", "recall", "f1")
 _WEIGHTED = ("precision_weighted", "recall_weighted", "f1_weighted")
+_KEY_FIGURES = 6
 _WITH_INTERVAL = ("hit@1", "hit@10", "mrr", "ndcg@10", "contrastive_loss")
 
 Entrants = Mapping[str, Mapping[str, Any]]
@@ -26,10 +28,12 @@ def evaluation_report(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> 
     retrieval = metrics["retrieval"]
     entrants: Entrants = {MAIN: metrics, **metrics["baselines"]}
     asked = sum(task["queries"] for task in retrieval.values())
-    subtitle = f"{asked:,} queries of {len(retrieval)} retrieval tasks"
+    tasks = "1 retrieval task" if len(retrieval) == 1 else f"{len(retrieval)} retrieval tasks"
+    subtitle = f"{asked:,} queries of {tasks}"
     if len(entrants) > 1:
         subtitle += f"; {MAIN} beside {', '.join(metrics['baselines'])}"
     report = Report("moonrec evaluate", subtitle)
+    report.headline(key_figures("evaluate", metrics, _KEY_FIGURES))
     if len(entrants) > 1:
         _who(report, entrants, config)
     _retrieval(report, entrants)
@@ -41,14 +45,6 @@ def evaluation_report(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> 
     _left_out(report, entrants)
     _warnings(report, metrics)
     return report
-
-
-def add_configuration(report: Report, config: Mapping[str, Any]) -> None:
-    """What made the numbers, at the end of the page."""
-    report.heading("Configuration")
-    report.table(
-        [{"option": name, "value": str(value)} for name, value in config.items() if value is not None]
-    )
 
 
 def _who(report: Report, entrants: Entrants, config: Mapping[str, Any]) -> None:
@@ -76,7 +72,7 @@ def _retrieval(report: Report, entrants: Entrants) -> None:
         "contrastive loss: -log softmax of the positives among all items at temperature .05, lower is better",
     )
     report.table(
-        [named | {key: _spanned(values, key) for key in _WITH_INTERVAL} for named, values in rows],
+        [named | {key: spanned(values, key) for key in _WITH_INTERVAL} for named, values in rows],
         "95 % intervals: the queries drawn anew with replacement",
     )
     own = [name for name, task in entrants[MAIN]["retrieval"].items() if task["queries_from"] == CATALOGUE]
@@ -100,7 +96,7 @@ def _labelled(report: Report, title: str, task: str, entrants: Entrants) -> None
     report.table(
         [
             named
-            | {key: _spanned(values, key) for key in ("accuracy", "f1")}
+            | {key: spanned(values, key) for key in ("accuracy", "f1")}
             | {key: values[key] for key in _WEIGHTED}
             for named, values in rows
         ],
@@ -127,7 +123,7 @@ def _agreement(report: Report, entrants: Entrants) -> None:
     report.heading("Agreement of pictures and words")
     report.table(
         [
-            _entrant(name, entrants) | {"lead": _spanned(one, "image_text"), "items": one["items"]}
+            _entrant(name, entrants) | {"lead": spanned(one, "image_text"), "items": one["items"]}
             for name, one in found.items()
         ],
         "mean cosine of an item's picture with its own words, less that with the words of all other items",
@@ -136,9 +132,9 @@ def _agreement(report: Report, entrants: Entrants) -> None:
 
 def _left_out(report: Report, entrants: Entrants) -> None:
     rows = [
-        _entrant(name, entrants) | {"task": task, "reason": why}
+        _entrant(name, entrants) | row
         for name, values in entrants.items()
-        for task, why in values["left_out"].items()
+        for row in by_reason(values["left_out"], "reason")
     ]
     if rows:
         report.heading("Left out")
@@ -158,14 +154,6 @@ def _by_entrant(
 
 def _entrant(name: str, entrants: Entrants) -> dict[str, str]:
     return {"entrant": name} if len(entrants) > 1 else {}
-
-
-def _spanned(values: Mapping[str, Any], key: str) -> Cell | None:
-    """A number above its interval."""
-    bounds: Sequence[float | None] = values["ci"][key]
-    if values[key] is None or None in bounds:
-        return None
-    return Cell(values[key], f"[{bounds[0]:.4f}, {bounds[1]:.4f}]")
 
 
 def _warnings(report: Report, metrics: Mapping[str, Any]) -> None:

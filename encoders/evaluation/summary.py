@@ -19,11 +19,13 @@ from encoders.evaluation.zero_shot import scores
 from moonrec.bootstrap import interval, resampled_means
 
 IMAGE_TEXT = "image_text"
+FEWEST = 2
+"""A single query or item says nothing about others like it: it has no interval."""
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made: replicates (0: no intervals) and the seed of their draws."""
+    """How intervals are made: replicates and the seed of their draws."""
 
     replicates: int
     seed: int
@@ -32,9 +34,7 @@ class Resampling:
 def summary(results: Results, domains: Sequence[str], resampling: Resampling) -> dict[str, Any]:
     """`retrieval`, `classification`, `attributes`, `agreement`, and the same per domain under `domains`."""
     found = _parts(results, None, resampling)
-    by_domain = {
-        name: _parts(results, code, Resampling(0, resampling.seed)) for code, name in enumerate(domains)
-    }
+    by_domain = {name: _parts(results, code, resampling) for code, name in enumerate(domains)}
     return found | {"domains": {name: parts for name, parts in by_domain.items() if any(parts.values())}}
 
 
@@ -62,10 +62,8 @@ def _of_queries(one: QueryResults, domain: int | None, resampling: Resampling) -
     values_QM = one.matrix()[inside_Q]
     found: dict[str, Any] = dict(zip(one.values, _means(values_QM), strict=True))
     found |= one.counts if domain is None else {"queries": int(inside_Q.sum())}
-    if resampling.replicates:
-        replicates_BM = resampled_means(values_QM, resampling.replicates, resampling.seed)
-        found["ci"] = _intervals(list(one.values), replicates_BM)
-    return found
+    replicates_BM = resampled_means(values_QM, resampling.replicates, resampling.seed)
+    return found | {"ci": _intervals(list(one.values), replicates_BM, np.isfinite(values_QM).sum(axis=0))}
 
 
 def _of_labels(one: LabelResults, domain: int | None, resampling: Resampling) -> dict[str, Any]:
@@ -73,16 +71,14 @@ def _of_labels(one: LabelResults, domain: int | None, resampling: Resampling) ->
     found = scores(one.labels, one.predicted_J, inside_J)
     if found is None:
         return {}
-    if resampling.replicates:
-        judged_J = inside_J & one.judged_J()
-        replicates_BXM = resampled_scores(
-            one.labels.class_J[judged_J],
-            one.predicted_J[judged_J, None],
-            resampling.replicates,
-            resampling.seed,
-        )
-        found["ci"] = _intervals(LABEL_METRICS, replicates_BXM[:, 0])
-    return found
+    judged_J = inside_J & one.judged_J()
+    replicates_BXM = resampled_scores(
+        one.labels.class_J[judged_J],
+        one.predicted_J[judged_J, None],
+        resampling.replicates,
+        resampling.seed,
+    )
+    return found | {"ci": _intervals(LABEL_METRICS, replicates_BXM[:, 0], [judged_J.sum()] * 2)}
 
 
 def _of_agreement(one: AgreementResults, domain: int | None, resampling: Resampling) -> dict[str, Any]:
@@ -90,11 +86,9 @@ def _of_agreement(one: AgreementResults, domain: int | None, resampling: Resampl
     if not inside_I.any():
         return {}
     lead_I = one.agreement.lead_I()[inside_I]
-    found: dict[str, Any] = {IMAGE_TEXT: float(lead_I.mean()), "items": len(lead_I)}
-    if resampling.replicates:
-        replicates_BM = resampled_means(lead_I[:, None], resampling.replicates, resampling.seed)
-        found["ci"] = _intervals([IMAGE_TEXT], replicates_BM)
-    return found
+    replicates_BM = resampled_means(lead_I[:, None], resampling.replicates, resampling.seed)
+    intervals = _intervals([IMAGE_TEXT], replicates_BM, [len(lead_I)])
+    return {IMAGE_TEXT: float(lead_I.mean()), "items": len(lead_I), "ci": intervals}
 
 
 def _inside(domain: np.ndarray, wanted: int | None) -> np.ndarray:
@@ -109,6 +103,9 @@ def _means(values_QM: np.ndarray) -> list[float | None]:
     return [float(mean) if count else None for mean, count in zip(mean_M, count_M, strict=True)]
 
 
-def _intervals(names: Sequence[str], replicates_BM: np.ndarray) -> dict[str, list[float | None]]:
-    low_M, high_M = interval(replicates_BM)
-    return {name: [defined(low), defined(high)] for name, low, high in zip(names, low_M, high_M, strict=True)}
+def _intervals(
+    names: Sequence[str], replicates_BM: np.ndarray, units_M: Sequence[int] | np.ndarray
+) -> dict[str, list[float | None]]:
+    bounds_M2 = np.stack(interval(replicates_BM), axis=1)
+    bounds_M2[np.asarray(units_M) < FEWEST] = np.nan
+    return {name: [defined(low), defined(high)] for name, (low, high) in zip(names, bounds_M2, strict=True)}

@@ -101,5 +101,7 @@ def evaluate(**options: Any) -> dict[str, Any]:
     """Measure retrieval, zero-shot labels and agreement, without training on the vectors."""
     from encoders.evaluate import EvaluateConfig
     from encoders.evaluate import evaluate as run
+    from encoders.evaluation.terminal import terminal_lines
 
-    return run(EvaluateConfig(**with_cache(options)))
+    metrics = run(EvaluateConfig(**with_cache(options)))
+    return {**metrics, "lines": terminal_lines(metrics, options["out"])}
