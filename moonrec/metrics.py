@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from moonrec.query_metrics import query_metrics
+
 FREQUENCY_GROUPS = ("new", "rare", "common")
 # A sigmoid in float32 saturates to exactly 0 or 1; one such row must not turn the mean into infinity. Ours.
 _LOG_LOSS_CLIP = 1e-7
-_NDCG_K = 10
 
 
 def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float | None:
@@ -199,7 +200,7 @@ def ranking_metrics(
     positives_per_query_Q: NDArray[np.integer[Any]],
     ks: Sequence[int] = (1, 5, 10, 50),
 ) -> dict[str, float]:
-    """Retrieval metrics from the ranks of the positives, averaged over the queries.
+    """Retrieval metrics from the ranks of the positives: the means of `query_metrics` over the queries.
 
     Both definitions of recall in use for image-based search are given: `hit@K` = 1 if any positive is among
     the top K; `recall@K` = |TopK ∩ Pos| / min(K, |Pos|), which can fall as K grows. `mrr` is the reciprocal
@@ -219,24 +220,8 @@ def ranking_metrics(
     ranks_P, query_of_P = np.asarray(ranks_P), np.asarray(query_of_P)
     positives_Q = np.asarray(positives_per_query_Q, dtype=np.int64)
     _check_ranks(ranks_P, query_of_P, positives_Q)
-    query_count = len(positives_Q)
-
-    metrics: dict[str, float] = {}
-    found_QK = {k: np.bincount(query_of_P[ranks_P <= k], minlength=query_count) for k in ks}
-    metrics |= {f"hit@{k}": float(np.mean(found_Q > 0)) for k, found_Q in found_QK.items()}
-    metrics |= {
-        f"recall@{k}": float(np.mean(found_Q / np.minimum(k, positives_Q))) for k, found_Q in found_QK.items()
-    }
-
-    reciprocal_Q = np.zeros(query_count)
-    np.maximum.at(reciprocal_Q, query_of_P, 1.0 / ranks_P)
-    metrics["mrr"] = float(reciprocal_Q.mean())
-
-    gains_P = np.where(ranks_P <= _NDCG_K, 1.0 / np.log2(ranks_P + 1), 0.0)
-    dcg_Q = np.bincount(query_of_P, weights=gains_P, minlength=query_count)
-    ideal = np.cumsum(1.0 / np.log2(np.arange(_NDCG_K) + 2))
-    metrics[f"ndcg@{_NDCG_K}"] = float(np.mean(dcg_Q / ideal[np.minimum(_NDCG_K, positives_Q) - 1]))
-    return metrics
+    values = query_metrics(ranks_P, query_of_P, positives_Q, ks)
+    return {name: float(value_Q.mean()) for name, value_Q in values.items()}
 
 
 def checked_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int8], NDArray[np.float64]]:

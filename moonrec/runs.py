@@ -189,8 +189,7 @@ def open_run(
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC)
-        plain = json.loads(json.dumps(dict(config), default=str))  # tuples to lists, paths to text
-        (partial / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        (partial / "config.yaml").write_text(options_text(config), encoding="utf-8")
         run = Run(partial, resumed)
         (partial / "identity").write_text(identity)
         try:
@@ -205,20 +204,29 @@ def open_run(
             run.model_dir.rmdir()
         write_json(
             partial / _PROVENANCE,
-            {
-                "command": command,
-                "arguments": sys.argv[1:],
-                "seed": seed,
-                "inputs": dict(inputs),
-                "versions": versions(),
-                "git_commit": source_commit(),
-                "machine": _machine(),
-                "started": started.isoformat(timespec="seconds"),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "resumed": resumed,
-            },
+            provenance_of(command, inputs, started, seed=seed, machine=_machine(), resumed=resumed),
         )
         replace_folder(partial, out)
+
+
+def options_text(config: Mapping[str, Any]) -> str:
+    """The content of `config.yaml`: tuples are lists there, paths are text."""
+    text: str = yaml.safe_dump(json.loads(json.dumps(dict(config), default=str)), sort_keys=False)
+    return text
+
+
+def provenance_of(command: str, inputs: Mapping[str, str], started: datetime, **about: Any) -> dict[str, Any]:
+    """The content of `provenance.json` of a command that ends now; `about` is what else it tells."""
+    return {
+        "command": command,
+        "arguments": sys.argv[1:],
+        **about,
+        "inputs": dict(inputs),
+        "versions": versions(),
+        "git_commit": source_commit(),
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _machine() -> dict[str, Any]:

@@ -17,11 +17,12 @@ from scipy import stats
 
 from moonrec.ablation.cells import Trained
 from moonrec.ablation.metrics import HEADLINE, cell_metrics
-from moonrec.ablation.plan import parse_settings, plan_rows
+from moonrec.ablation.plan import plan_rows
 from moonrec.ablation.run import Request, Steps, run_ablation
 from moonrec.ablation.statistics import paired_difference, summary
 from moonrec.ablation.study import STUDIES
 from moonrec.errors import UserError
+from moonrec.study.settings import parse_settings
 
 AUGMENTED = ("item_id", "title", "images_augmented")
 
@@ -160,6 +161,12 @@ def test_tables_hold_mean_spread_and_the_difference_paired_by_seed(tmp_path: Pat
     line = table["without-moe", "retrieval.image_to_item.hit@10"]
     assert float(line["ci_low"]) == pytest.approx(apart.mean() - half)
     assert float(line["paper_difference"]) == pytest.approx(-0.1649)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert (
+        page.index("all parts: image → item, hit@10")
+        < page.index("points [-10.15, -9.65]")
+        < page.index("<table")
+    )
     text = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
     assert "| without MoE | all parts | -9.90 [-10.15, -9.65] |" in text
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
@@ -248,7 +255,7 @@ def test_names_are_unique_and_rows_are_compared_with_rows_that_there_are(study: 
 
 def test_settings_take_several_and_keep_commas_of_values() -> None:
     given = ("epochs=5", "dims=64", "32", "--batch-size = 16")
-    assert parse_settings(given) == {"epochs": "5", "dims": "64,32", "batch_size": "16"}
+    assert parse_settings(given, "--set", "posttrain") == {"epochs": "5", "dims": "64,32", "batch_size": "16"}
     for wrong, message in ((("epochs",), "NAME=VALUE"), (("=5",), "NAME=VALUE"), (("a=1", "a=2"), "twice")):
         with pytest.raises(UserError, match=message):
-            parse_settings(wrong)
+            parse_settings(wrong, "--set", "posttrain")

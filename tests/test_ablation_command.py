@@ -17,7 +17,9 @@ from encoder_helpers import Shop, write_table
 
 from moonrec.ablation.study import STUDIES
 from moonrec.cli import main
-from moonrec.cli.ablation import AblateConfig, _notes, ablate, read_flags
+from moonrec.cli.ablation import AblateConfig, ablate
+from moonrec.cli.command_flags import read_flags
+from moonrec.cli.study_inputs import late_notes
 from moonrec.tables import IMPRESSIONS, SEARCHES, open_table
 
 pytest_plugins = ["encoder_fixtures"]
@@ -169,7 +171,7 @@ def test_a_holdout_counts_if_it_begins_no_later_than_the_test(
         for name, (spec, row) in rows.items()
     }
     test = tables.pop("test")
-    notes = _notes(tables, test)
+    notes = late_notes(tables, test)
     assert len(notes) == told
     assert not told or "--holdout begins only after the test does" in notes[0]
 
@@ -180,7 +182,7 @@ def test_a_holdout_counts_if_it_begins_no_later_than_the_test(
 )  # fmt: skip
 def test_every_row_is_made_of_flags_that_posttrain_has(study: Any, row: str) -> None:
     flags = {**study.recipe, **next(r.options for r in study.rows if r.name == row)}
-    found, plain = read_flags(flags), read_flags({})
+    found, plain = read_flags("posttrain", flags), read_flags("posttrain", {})
     changed = {name for name in found if found[name] != plain[name]}
     assert {name.rstrip("_") for name in changed} <= set(flags)
     # The recipe of MOON is the command's default.

@@ -140,6 +140,7 @@ def test_results_say_what_was_measured_and_only_one_octave_more(tmp_path: Path) 
         assert "Point 32 is left out" in text
         assert "AICc" in text
     assert "data:image/png" in page
+    assert page.index("test.auc at 16") < page.index("test.auc at twice that") < page.index("<table")
     assert (out / "test.auc.png").exists()
     with pytest.raises(UserError, match=r"--metric test\.gauc: was not measured"):
         run_scaling(request(out, metrics=("test.gauc",)), Judge())

@@ -14,9 +14,9 @@ from typing import Any
 
 from moonrec.ablation.metrics import cell_metrics
 from moonrec.atomic import write_json
-from moonrec.cell_records import check_record, read_record
 from moonrec.errors import UserError
-from moonrec.runs import partial_folder, source_commit, versions
+from moonrec.runs import partial_folder
+from moonrec.study.records import check_record, made_by, read_record
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Cells:
         self._inputs = dict(inputs)
         self._train = train
         self._test = test
-        self._made_by = {**versions(), "git_commit": source_commit()}
+        self._made_by = made_by()
 
     def unfinished(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that are still to be computed.
@@ -130,7 +130,8 @@ class Cells:
         if "trained" not in record and not encoder.exists() and not partial_folder(encoder).exists():
             # Of a training that never began, or left nothing: it says nothing about what stands here.
             return None
-        check_record(path, record, {**cell.options, "seed": cell.seed}, self._inputs)
+        options = {**cell.options, "seed": cell.seed}
+        check_record(path, record, options, self._inputs, stale=path.parent)
         return record
 
 

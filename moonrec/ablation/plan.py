@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moonrec.ablation.study import STUDIES, Row, Study
 from moonrec.errors import UserError
+from moonrec.study.settings import near
 
 Resolve = Callable[[Mapping[str, str]], dict[str, Any]]
 """From flags, as text, to all options of a training that decide its result, as JSON has them."""
@@ -60,13 +60,6 @@ def key_of(study: Study, row: Row) -> str:
     return f"{study.name}-{row.name}"
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """The names that may have been meant, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known)
-    return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(sorted(known))}"
-
-
 def chosen_studies(name: str) -> list[Study]:
     """The studies that `--study` names.
 
@@ -78,30 +71,6 @@ def chosen_studies(name: str) -> list[Study]:
     if name not in STUDIES:
         raise UserError(f"--study {name}: no such study; {near(name, [*STUDIES, ALL])}")
     return [STUDIES[name]]
-
-
-def parse_settings(given: Sequence[str]) -> dict[str, str]:
-    """`("epochs=5", "dims=64", "32")` to `{"epochs": "5", "dims": "64,32"}`; names with underscores.
-
-    A part without `=` goes on the value before it, which a comma has cut.
-
-    Raises:
-        UserError: there is no name, or one is given twice.
-    """
-    found: dict[str, str] = {}
-    last = ""
-    for part in given:
-        name, equals, value = part.partition("=")
-        if equals:
-            last = name.strip().lstrip("-").replace("-", "_")
-            if last in found:
-                raise UserError(f"--set {last}: given twice; name it once")
-            found[last] = value.strip()
-        elif last:
-            found[last] += f",{part}"
-        if not last:
-            raise UserError(f"--set {part}: expected NAME=VALUE, an option of `moonrec posttrain`")
-    return found
 
 
 def plan_rows(
@@ -116,7 +85,7 @@ def plan_rows(
     Args:
         studies: of `chosen_studies`.
         names: the rows wanted, all if empty; what they are compared with comes along.
-        settings: of `parse_settings`.
+        settings: options of `moonrec posttrain` for all rows.
         item_columns: of the items table.
         resolve: see `Resolve`; it raises a `UserError` for options that are none.
 

@@ -5,31 +5,26 @@ The output folder grows cell by cell; tables, plots and report are written when 
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from moonrec.ablation.cells import Cell, Cells, FinishedCell, Test, Train
 from moonrec.ablation.metrics import HEADLINE, SECONDS
 from moonrec.ablation.paper import drops_beside, orders_beside
 from moonrec.ablation.plan import LeftOut, PlannedRow, Resolve, plan_rows
-from moonrec.ablation.sections import sections
+from moonrec.ablation.sections import sections, terminal_lines
 from moonrec.ablation.study import Study
 from moonrec.ablation.table import metrics_of, row_results
-from moonrec.ablation.write import terminal_lines, write_markdown, write_report, write_tables
-from moonrec.atomic import atomic_file, storage_errors, write_json
+from moonrec.ablation.write import write_report, write_tables
+from moonrec.atomic import write_json
 from moonrec.errors import UserError
-from moonrec.runs import locked, refuse_other_run, source_commit, versions
-
-_COMMAND, _CELLS, _PROVENANCE = "ablate", "cells", "provenance.json"
+from moonrec.study.folder import StudyFolder
+from moonrec.study.records import version_notes
+from moonrec.study.sections import write_markdown
 
 
 @dataclass(frozen=True)
@@ -84,22 +79,22 @@ def run_ablation(request: Request, steps: Steps) -> dict[str, Any]:
     if asked and not asked & {row.row.name for row in planned}:
         reasons = "; ".join(f"{one.label}: {one.reason}" for one in left_out if one.row in asked)
         raise UserError(f"--rows {','.join(request.rows)}: nothing of it can be run ({reasons})")
-    refuse_other_run(request.out, _COMMAND)
-    started = datetime.now(UTC)
-    with storage_errors(request.out), locked(request.out):
-        cells = Cells(request.out / _CELLS, request.inputs, steps.train, steps.test)
+    folder = StudyFolder(request.out, "ablate")
+    with folder.writing():
+        cells = Cells(folder.cells, request.inputs, steps.train, steps.test)
         every = _cells_of(planned, request.seeds)
         missing = cells.unfinished(every)
-        _tell_plan(planned, left_out, request.seeds, len(every), len(missing))
-        if not (request.out / _PROVENANCE).exists():
-            # From the first cell on, so that the folder is known as ours when this is stopped.
-            write_json(
-                request.out / _PROVENANCE,
-                {"command": _COMMAND, "started": started.isoformat(timespec="seconds")},
-            )
-        _run(cells, missing)
+        for line in _plan_lines(planned, left_out, request.seeds, len(every), len(missing)):
+            folder.say(line)
+        started = time.monotonic()
+
+        def seconds(left: Sequence[Cell]) -> float:
+            return (time.monotonic() - started) / (len(missing) - len(left)) * len(left)
+
+        folder.compute(missing, lambda cell: f"{cell.row}, seed {cell.seed}", cells.run, seconds)
         metrics = _write(request, planned, left_out, {(c.row, c.seed): cells.result(c) for c in every})
-        _write_provenance(request, started, computed=len(missing))
+        seeds = list(range(request.seeds))
+        folder.finish(request.config, request.inputs, seeds=seeds, cells_computed=len(missing))
     return metrics
 
 
@@ -109,33 +104,16 @@ def _cells_of(planned: Sequence[PlannedRow], seeds: int) -> list[Cell]:
     return [Cell(row.cell, seed, row.flags, row.options) for seed in range(seeds) for row in rows.values()]
 
 
-def _tell_plan(
+def _plan_lines(
     planned: Sequence[PlannedRow], left_out: Sequence[LeftOut], seeds: int, cells: int, missing: int
-) -> None:
-    _say(f"{len(planned)} rows × {seeds} seeds: {cells} cells, {missing} of them to compute")
+) -> Iterator[str]:
+    yield f"{len(planned)} rows × {seeds} seeds: {cells} cells, {missing} of them to compute"
     for row in planned:
         changed = ", ".join(f"{name} {value}" for name, value in row.row.options.items())
         shared = "" if row.cell == row.key else f" (cells of {row.cell})"
-        _say(f"  {row.key}: {changed or 'the recipe'}{shared}")
+        yield f"  {row.key}: {changed or 'the recipe'}{shared}"
     for one in left_out:
-        _say(f"  {one.study}-{one.row}: left out, {one.reason}")
-
-
-def _run(cells: Cells, missing: Sequence[Cell]) -> None:
-    started = time.monotonic()
-    for number, cell in enumerate(missing):
-        _say(f"{cell.row}, seed {cell.seed} ({number + 1} of {len(missing)})")
-        cells.run(cell)
-        left = len(missing) - number - 1
-        if left:
-            each = (time.monotonic() - started) / (number + 1)
-            _say(f"about {_duration(each * left)} to go: a rough guess from the cells so far")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        yield f"  {one.study}-{one.row}: left out, {one.reason}"
 
 
 def _write(
@@ -151,12 +129,12 @@ def _write(
         idle_rounds.setdefault(row, Counter()).update(cell.idle_rounds)
     results = row_results(planned, values, idle_rounds)
     shown = metrics_of(results)
-    notes = [*request.notes, *_notes(list(found.values()))]
+    notes = [*request.notes, *version_notes(cell.made_by for cell in found.values())]
     parts = sections(results, left_out, request.seeds, notes)
     subtitle = f"{len(results)} rows, {request.seeds} {'seed' if request.seeds == 1 else 'seeds'} each"
     write_tables(request.out, results, values)
-    write_markdown(request.out, subtitle, parts)
-    write_report(request.out, subtitle, parts, results, request.config)
+    write_markdown(request.out / "table.md", "Ablation", parts, subtitle)
+    write_report(request.out, subtitle, parts, results, request.config, request.inputs)
     metrics: dict[str, Any] = {
         "seeds": request.seeds,
         "rows": [result.to_dict() for result in results],
@@ -170,38 +148,3 @@ def _write(
     write_json(request.out / "metrics.json", metrics)
     printed = [name for name in shown if name in HEADLINE or name == SECONDS]
     return {**metrics, "lines": terminal_lines(results, printed, request.out)}
-
-
-def _notes(cells: Sequence[FinishedCell]) -> list[str]:
-    """Warnings about the cells taken together."""
-    makers = {json.dumps(cell.made_by, sort_keys=True) for cell in cells}
-    if len(makers) == 1:
-        return []
-    return [
-        f"The cells were made by {len(makers)} different sets of versions (see made_by in cells/*/*.json): a "
-        "difference may be one of versions."
-    ]
-
-
-def _write_provenance(request: Request, started: datetime, computed: int) -> None:
-    text = yaml.safe_dump(dict(request.config), sort_keys=False)
-    with atomic_file(request.out / "config.yaml") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    write_json(
-        request.out / _PROVENANCE,
-        {
-            "command": _COMMAND,
-            "arguments": sys.argv[1:],
-            "seeds": list(range(request.seeds)),
-            "inputs": dict(request.inputs),
-            "versions": versions(),
-            "git_commit": source_commit(),
-            "cells_computed": computed,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
-
-
-def _say(text: str) -> None:
-    print(f"[ablate] {text}", file=sys.stderr, flush=True)

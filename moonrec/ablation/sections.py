@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from pathlib import Path
 
 from moonrec.ablation.metrics import HEADLINE, SECONDS, label_of
 from moonrec.ablation.paper import drops_beside, orders_beside
@@ -11,17 +11,12 @@ from moonrec.ablation.plan import LeftOut
 from moonrec.ablation.statistics import quantile
 from moonrec.ablation.study import STUDIES
 from moonrec.ablation.table import RowResult, difference_text, metrics_of, summary_text
+from moonrec.study.folder import where
+from moonrec.study.sections import KeyFigure, Line, Section
+from moonrec.text_tables import aligned
 
-Line = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, and under it tables with captions and paragraphs."""
-
-    heading: str
-    tables: Sequence[tuple[str, Sequence[Line]]] = ()
-    texts: Sequence[str] = field(default_factory=list)
+_FIRST = "retrieval.image_to_item.hit@10"
+_MOST_ROWS = 5
 
 
 def sections(
@@ -39,6 +34,36 @@ def sections(
         _study(name, [r for r in results if r.study == name], left_out, seeds) for name in _studies(results)
     ]
     return [*found, *_paper(results), Section("How to read this", texts=[*_reading(results, seeds), *notes])]
+
+
+def key_figures(results: Sequence[RowResult]) -> list[KeyFigure]:
+    """What the first study's full model reaches, and what is worth most: the rows that change it most."""
+    own = [result for result in results if result.study == results[0].study]
+    metric = next((name for name in (_FIRST, *metrics_of(own)) if name in metrics_of(own)), None)
+    if metric is None:
+        return []
+    apart = [result for result in own if metric in result.differences]
+    first = next((result for result in own if apart and result.key == apart[0].against), own[0])
+    apart.sort(key=lambda result: -abs(result.differences[metric].mean))
+    reached = summary_text(first.summaries.get(metric), metric)
+    found = [_key_figure(f"{first.label}: {label_of(metric)}", reached, "percent")]
+    found += [
+        _key_figure(result.label, difference_text(result.differences[metric], metric), "points")
+        for result in apart[:_MOST_ROWS]
+    ]
+    return found
+
+
+def _key_figure(label: str, text: str, unit: str) -> KeyFigure:
+    value, _, spread = text.partition(" ")
+    return label, value, f"{unit} {spread}".rstrip()
+
+
+def terminal_lines(results: Sequence[RowResult], metrics: Sequence[str], out: Path) -> list[str]:
+    """What the command prints: the rows with mean and spread, and where the rest stands."""
+    cells = [["", *map(label_of, metrics)]]
+    cells += [[r.key, *(summary_text(r.summaries.get(m), m) for m in metrics)] for r in results]
+    return [*aligned(cells), *where(out)]
 
 
 def _studies(results: Sequence[RowResult]) -> list[str]:

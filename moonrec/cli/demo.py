@@ -6,7 +6,6 @@ It stands beside the command line because it is the one place that runs both `en
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from typing import Any
 
 from moonrec.atomic import write_json
 from moonrec.errors import UserError
-from moonrec.report import Report, format_value
+from moonrec.progress import say
+from moonrec.report import Report, add_provenance, format_value
+from moonrec.text_tables import aligned
 
 CONTENTS = ("none", "concat", "simtier", "cube")
 # Options of the two stages by backbone: minutes on two cores. What starts from nothing learns faster.
@@ -86,18 +87,15 @@ def run_demo(out: Path, *, items: int, users: int, seed: int, backbone: str = "c
         "report": str(out / "report.html"),
     }
     write_json(out / "demo.json", results)
-    _write_report(out, results, simulated, trained)
+    sizes = {"items": items, "users": users, "seed": seed, "backbone": backbone}
+    _write_report(out, results, simulated, trained, sizes)
     return {**results, "lines": _lines(results)}
-
-
-def _say(text: str) -> None:
-    print(f"[demo] {text}", file=sys.stderr, flush=True)
 
 
 def _simulate(out: Path, items: int, users: int, seed: int) -> dict[str, Any]:
     from moonrec.simulation import simulate
 
-    _say(f"simulating a marketplace of {items:,} items and {users:,} users")
+    say("demo", f"simulating a marketplace of {items:,} items and {users:,} users")
     out.mkdir(parents=True, exist_ok=True)
     return simulate(out / "data", items=items, users=users, seed=seed)
 
@@ -105,7 +103,7 @@ def _simulate(out: Path, items: int, users: int, seed: int) -> dict[str, Any]:
 def _pretrain(places: _Places, seed: int, backbone: str) -> None:
     from encoders.pretrain import PretrainConfig, pretrain
 
-    _say(f"stage 1: pretraining {backbone} on the catalogue")
+    say("demo", f"stage 1: pretraining {backbone} on the catalogue")
     pretrain(
         PretrainConfig(
             items=places.table("items"),
@@ -121,7 +119,7 @@ def _pretrain(places: _Places, seed: int, backbone: str) -> None:
 def _post_train(places: _Places, seed: int, backbone: str) -> dict[str, Any]:
     from encoders.posttrain import PosttrainConfig, posttrain
 
-    _say("stage 2: post-training on searches and events before the test period, in two rounds")
+    say("demo", "stage 2: post-training on searches and events before the test period, in two rounds")
     return posttrain(
         PosttrainConfig(
             items=places.table("items"),
@@ -142,7 +140,7 @@ def _evaluate(places: _Places, backbone: str) -> list[dict[str, Any]]:
     from encoders.evaluate import EvaluateConfig, evaluate
     from encoders.export import ExportConfig, export
 
-    _say("exporting frozen embeddings and measuring image-search recall")
+    say("demo", "exporting frozen embeddings and measuring image-search recall")
     items, searches, cache = places.table("items"), places.table("searches_test"), places.folder("cache")
     trained = places.folder("encoder")
     export(ExportConfig(encoder=trained, items=items, cache=cache, out=places.folder("embeddings")))
@@ -172,7 +170,7 @@ def _train_ctr(places: _Places, seed: int) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for content in CONTENTS:
-        _say(f"training a click model, content: {content}")
+        say("demo", f"training a click model, content: {content}")
         metrics = train_ctr(
             TrainConfig(
                 impressions=places.table("impressions_train"),
@@ -204,10 +202,7 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
     for title, rows in (("Image search", results["image_search"]), ("Clicks", results["ctr"])):
         columns = list(rows[0])
         cells = [[title, *columns[1:]]] + [[format_value(row[name]) for name in columns] for row in rows]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells
-        ]
+        lines += aligned(cells)
         lines.append("")
     ceiling = format_value(results["ceiling_auc"])
     return [
@@ -218,9 +213,14 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _write_report(
-    out: Path, results: Mapping[str, Any], simulated: Mapping[str, Any], trained: Mapping[str, Any]
+    out: Path,
+    results: Mapping[str, Any],
+    simulated: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    config: Mapping[str, Any],
 ) -> None:
     report = Report("moonrec demo", "every number on this page is from simulated data")
+    report.headline(_key_figures(results))
     report.heading("Does the encoder find what users photographed?")
     report.table(results["image_search"], "Image search: the query photo alone against the whole catalogue")
     report.heading("Do the frozen embeddings lift the click model?")
@@ -229,11 +229,25 @@ def _write_report(
         f"The simulation's own click probabilities reach AUC {results['ceiling_auc']:.4f} on the test "
         "impressions: no model can do better than that."
     )
-    report.heading("What made this")
+    report.heading("The chain")
     report.table([{"table": name, "rows": rows} for name, rows in simulated["rows"].items()])
     rounds = [f"{r['name']}: best epoch {r['best_epoch']} of {r['epochs']}" for r in trained["rounds"]]
     report.text(f"Post-training of the {results['backbone']} backbone: {', '.join(rounds)}.")
     report.text(
         "The parts have reports of their own: pretrained/, encoder/, evaluation/, ctr_*/ beside this page."
     )
+    add_provenance(report, config)
     report.save(out / "report.html")
+
+
+def _key_figures(results: Mapping[str, Any]) -> list[tuple[str, object, str]]:
+    """What training adds to image search, and what frozen embeddings add to the click model."""
+    first, *_, last = results["image_search"]
+    alone = next(row for row in results["ctr"] if row["model"] == "ids only")
+    best = max((row for row in results["ctr"] if row["auc"] is not None), key=lambda row: row["auc"])
+    return [
+        ("image search: hit@10", last["hit@10"], f"{format_value(first['hit@10'])} untrained"),
+        (f"clicks: AUC of {best['model']}", best["auc"], f"{format_value(alone['auc'])} with ids only"),
+        (f"clicks: GAUC of {best['model']}", best["gauc"], f"{format_value(alone['gauc'])} with ids only"),
+        ("AUC of the simulation's own probabilities", results["ceiling_auc"], "no model can do better"),
+    ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from moonrec.cli.exchange_study import ExchangeConfig, Telling, exchange_rate
 from moonrec.errors import UserError
 from moonrec.exchange.demo import NOTES, RECIPES, REFERENCE, STEPS, write_searches, write_versions
+from moonrec.progress import say
 
 _MARK = "simulation.json"
 _TITLE = "What a gain is worth (simulated)"
@@ -72,7 +72,7 @@ def _make_data(folder: Path, items: int, users: int, seed: int) -> None:
                 "another -o"
             )
         return
-    print(f"[exchange-rate] simulating {wanted.strip()}", file=sys.stderr, flush=True)
+    say("exchange-rate", f"simulating {wanted.strip()}")
     simulate(data, items=items, users=users, seed=seed, image_size=_PHOTO)
     write_searches(data, data / "searches_skus.parquet")
     write_versions(data, folder / "versions", seed)

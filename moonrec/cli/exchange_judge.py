@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
-from moonrec.ablation.plan import near
+from moonrec.cli.command_flags import flags_of, read_flags
 from moonrec.errors import UserError
 from moonrec.exchange.judge import Judge
+from moonrec.study.settings import check_settings, parse_settings
 from moonrec.table_spec import USERS
 from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, Table, open_table
 
@@ -71,7 +70,9 @@ def click_model(tables: Mapping[str, str], out: str, seeds: int, given: Sequence
     """
     from ctr.config import TrainConfig, resolved
 
-    options = {**_read(_parsed(given)), **tables, "out": out, "seeds": seeds, "seed": 0}
+    flags = parse_settings(given, "--judge", "train-ctr")
+    check_settings(flags, "--judge", flags_of("train-ctr"), _OWN, "train-ctr", "exchange-rate")
+    options = {**read_flags("train-ctr", flags, "--judge"), **tables, "out": out, "seeds": seeds, "seed": 0}
     if "none" in (options["content"] or ()):
         raise UserError("--judge content=none: reads no vectors, so it cannot judge them; choose content")
     # Checked as it is run, beside vectors that are not there yet.
@@ -95,53 +96,3 @@ def _check_tables(tables: Mapping[str, Table]) -> None:
                 f"{option} {table.path}: all of its {table.count_rows():,} rows have the label "
                 f"{labels[0] if labels else 'none'}; give clicks (1) and rows without one (0)"
             )
-
-
-def _parsed(given: Sequence[str]) -> dict[str, str]:
-    """`content=cube`, `simtier` (the part after a comma) to values by name."""
-    known = [name for name in _flags() if name not in _OWN]
-    found: dict[str, str] = {}
-    last = ""
-    for part in given:
-        name, equals, value = part.partition("=")
-        if not equals and last:
-            found[last] += f",{part}"
-            continue
-        last = name.strip().lstrip("-").replace("-", "_")
-        if not equals:
-            raise UserError(f"--judge {part}: expected NAME=VALUE, an option of `moonrec train-ctr`")
-        if last in _OWN:
-            raise UserError(f"--judge {last}: is not set here, since exchange-rate gives it by itself")
-        if last not in known:
-            raise UserError(f"--judge {last}: `moonrec train-ctr` has no such option; {near(last, known)}")
-        if last in found:
-            raise UserError(f"--judge {last}: given twice; name it once")
-        found[last] = value.strip()
-    return found
-
-
-def _read(flags: Mapping[str, str]) -> dict[str, Any]:
-    """Flags as the command line of train-ctr reads them, and the defaults of all others."""
-    from moonrec.cli.ranking import train_ctr
-
-    names = _flags()
-    required = [text for name in ("impressions", "test", "events", "out") for text in (f"--{name}", "")]
-    try:
-        context = train_ctr.make_context(
-            "train-ctr", required, default_map={names[name]: value for name, value in flags.items()}
-        )
-    except click.UsageError as error:
-        raise UserError(f"--judge: {error.format_message()}") from error
-    return {name: value for name, value in context.params.items() if name != "json_"}
-
-
-def _flags() -> dict[str, str]:
-    """Flags, without dashes in front and with underscores, to the names that the options have in Python."""
-    from moonrec.cli.ranking import train_ctr
-
-    return {
-        flag.removeprefix("--").replace("-", "_"): str(option.name)
-        for option in train_ctr.params
-        for flag in option.opts
-        if flag.startswith("--")
-    }

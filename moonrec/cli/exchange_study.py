@@ -5,17 +5,15 @@ It stands beside the command line because it is one of the few places that run b
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moonrec.cli.exchange_judge import click_model
 from moonrec.cli.exchange_versions import Catalogue, Opened, VersionSteps, check_widths, opened
+from moonrec.cli.study_inputs import one_process, plain_options
 from moonrec.domains import item_domains
-from moonrec.errors import UserError
 from moonrec.exchange.plan import Version, check_version, planned_steps, planned_versions
 from moonrec.exchange.run import Request, Steps, run_exchange, tell_plan
 from moonrec.output_place import folder_or_none, refuse_inside_inputs
@@ -88,8 +86,7 @@ def exchange_rate(config: ExchangeConfig, telling: Telling | None = None) -> dic
         UserError: versions that cannot be compared, tables that do not fit, options that cannot be, cells in
             the output that were made otherwise, or a cell that fails.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("moonrec exchange-rate is one process; start it without torchrun")
+    one_process("exchange-rate")
     telling = telling or Telling()
     versions = planned_versions(config.version, config.trajectory)
     pairs = planned_steps(config.compare, versions)
@@ -122,7 +119,7 @@ def exchange_rate(config: ExchangeConfig, telling: Telling | None = None) -> dic
         rows={name: table.count_rows() for name, table in model.tables.items()}
         | ({"searches": searches.count_rows()} if searches else {}),
         domains=domains,
-        config=_plain(config),
+        config=plain_options(config),
         notes=[*telling.notes, *told, *_coverage_notes(found), *_leak_notes(model.tables, searches)],
         title=telling.title,
     )
@@ -130,13 +127,6 @@ def exchange_rate(config: ExchangeConfig, telling: Telling | None = None) -> dic
         return tell_plan(request)
     steps = VersionSteps(catalogue, dim, config.searches, config.tasks, config.domain_level)
     return run_exchange(request, Steps(steps.vectors, steps.evaluate, model.run))
-
-
-def _plain(config: ExchangeConfig) -> dict[str, Any]:
-    """The options for `config.yaml`, which `--config` reads back."""
-    options: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    del options["plan"]
-    return options
 
 
 def _check_output(config: ExchangeConfig, versions: Sequence[Version], tables: Mapping[str, Table]) -> None:

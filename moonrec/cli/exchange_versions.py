@@ -5,7 +5,6 @@ Shapes: N items, M of one block, W a set's own width, D the common one.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from moonrec.cli.study_inputs import folder_digest
 from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
 from moonrec.errors import UserError
 from moonrec.exchange.plan import UNTRAINED, Version
@@ -83,7 +83,7 @@ def opened(version: Version, catalogue: Catalogue) -> Opened:
         # It is fitted to the catalogue, whose fingerprint stands beside it.
         return Opened(version, encoder.config.dim, f"{UNTRAINED} {encoder.config.dim}")
     return Opened(
-        version, encoder.config.dim, encoder.fingerprint() if ready else _digest(Path(version.path))
+        version, encoder.config.dim, encoder.fingerprint() if ready else folder_digest(Path(version.path))
     )
 
 
@@ -209,13 +209,3 @@ def write_cut(found: EmbeddingSet, dim: int, ids: pa.ChunkedArray, out: Path) ->
             kept_M = rows_of(ids_M, ids) >= 0
             writer.write(ids_M.filter(pa.array(kept_M)), cut(block_MW[kept_M].astype(np.float32)))
             first += len(block_MW)
-
-
-def _digest(folder: Path) -> str:
-    """Of a checkpoint's files, by content."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}:{content}\n".encode())
-    return total.hexdigest()

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moonrec.atomic import write_json
-from moonrec.cli.ablation import _notes, _refuse_leak, _start_fingerprint
-from moonrec.cli.scaling_flags import read
+from moonrec.cli.command_flags import read_flags
 from moonrec.cli.scaling_tokens import counted_tokens
+from moonrec.cli.study_inputs import late_notes, open_training, start_fingerprint
 from moonrec.errors import UserError
 from moonrec.scaling.axis import TOKENS, Axis
 from moonrec.scaling.cells import Measured
-from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, SEARCHES, open_table
 
 if TYPE_CHECKING:
     from moonrec.cli.scaling_study import ScalingConfig
 
-_SPECS = {"items": ITEMS, "searches": SEARCHES, "events": EVENTS, "holdout": IMPRESSIONS}
 _GROUPS = ("retrieval", "classification", "attributes")
 # An epoch holds about so many pairs, and there are at most so many of them: each is validated and kept. Ours.
 _EPOCH_PAIRS, _MOST_EPOCHS = 1_024, 16
@@ -53,19 +51,11 @@ class EncoderStudy:
         self._config, self._axis, self._flags = config, axis, dict(flags)
         # `auto` is another device on another machine, and numbers differ with the device.
         self._device = pick_device(config.device).type
-        tables = {
-            name: open_table(path, spec)
-            for name, spec in _SPECS.items()
-            if (path := getattr(config, name)) is not None
-        }
-        test = open_table(config.test, SEARCHES)
-        if "searches" in tables:
-            _refuse_leak(tables["searches"], test)
-        start = self._flags.get("from", "")
+        tables, test = open_training(config)
         self.inputs = {name: table.fingerprint() for name, table in (tables | {"test": test}).items()}
-        self.inputs["from"] = _start_fingerprint(start)
+        self.inputs["from"] = start_fingerprint(self._flags.get("from", ""))
         self.places = [*((f"--{name}", table.path) for name, table in tables.items()), ("--test", test.path)]
-        self.notes = _notes(tables, test)
+        self.notes = late_notes(tables, test)
         self._items = tables["items"].count_rows()
         self._rows = sum(tables[name].count_rows() for name in ("searches", "events") if name in tables)
 
@@ -84,7 +74,7 @@ class EncoderStudy:
         """See `Study`."""
         from encoders.posttrain import PosttrainConfig, check_options
 
-        rounds = read("posttrain", self._flags)["rounds"]
+        rounds = read_flags("posttrain", self._flags)["rounds"]
         takes = ("1", "joint", "2") if self._axis is TOKENS else ("joint", "2")
         if len(rounds) != 1 or rounds[0] not in takes:
             raise UserError(
@@ -175,7 +165,7 @@ class EncoderStudy:
     def _options(self, point: int, seed: int, out: str) -> dict[str, Any]:
         """The options of `PosttrainConfig` at a point."""
         config = self._config
-        options = read("posttrain", self._flags) | {
+        options = read_flags("posttrain", self._flags) | {
             "items": config.items,
             "searches": config.searches,
             "events": config.events,
@@ -196,7 +186,7 @@ class EncoderStudy:
 
     def _least_negatives(self) -> int:
         """Those of the batch alone: its other pairs, and the hard negatives of all of them."""
-        options = read("posttrain", self._flags)
+        options = read_flags("posttrain", self._flags)
         return int(options["batch_size"] * (1 + options["hard_negatives"]) - 1)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moonrec.cli.scaling_flags import read
+from moonrec.cli.command_flags import read_flags
 from moonrec.errors import UserError
 from moonrec.ids import codes_of, rows_of
 from moonrec.scaling.axis import Axis
@@ -139,7 +139,7 @@ class HistoryStudy:
             "seeds": 1,
             "out": out,
         }
-        return TrainConfig(**read("train-ctr", self._flags) | own)
+        return TrainConfig(**read_flags("train-ctr", self._flags) | own)
 
 
 def history_lengths(events: Table, impressions: Table) -> NDArray[np.int64]:

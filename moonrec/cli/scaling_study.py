@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from moonrec.ablation.plan import parse_settings
-from moonrec.cli.scaling_flags import flags_of
+from moonrec.cli.command_flags import flags_of
+from moonrec.cli.study_inputs import one_process, plain_options
 from moonrec.errors import UserError
 from moonrec.output_place import refuse_inside_inputs
 from moonrec.scaling.axis import (
     HISTORY,
     Axis,
     check_points,
-    check_settings,
     check_tables,
     chosen_axis,
     chosen_metrics,
 )
 from moonrec.scaling.cells import Measured
 from moonrec.scaling.run import Request, run_scaling
+from moonrec.study.settings import check_settings, parse_settings
 
 _TABLES = ("items", "searches", "events", "holdout", "impressions", "test", "embeddings")
 
@@ -94,13 +92,13 @@ def scaling_laws(config: ScalingConfig) -> dict[str, Any]:
             increasing or too few, a test that was trained on, cells in the output that were made otherwise,
             or a cell that fails.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("moonrec scaling is one process; start it without torchrun")
+    one_process("scaling")
     axis = chosen_axis(config.axis)
     metrics = chosen_metrics(axis, config.metric)
     check_tables(axis, [name for name in _TABLES if getattr(config, name)])
-    settings = parse_settings(config.set)
-    check_settings(axis, settings, flags_of(axis.command))
+    settings = parse_settings(config.set, "--set", axis.command)
+    known = flags_of(axis.command)
+    check_settings(settings, "--set", known, axis.own, axis.command, f"--axis {axis.name}")
     asked = _asked_points(axis, config.points)
     study = _study_of(axis)(config, axis, {**axis.recipe, **settings})
     refuse_inside_inputs(config.out, study.places)
@@ -114,7 +112,7 @@ def scaling_laws(config: ScalingConfig) -> dict[str, Any]:
         metrics=metrics,
         options=study.options(points),
         inputs=study.inputs,
-        config={name: value for name, value in _plain(config).items() if name != "plan"},
+        config=plain_options(config),
         notes=study.notes,
         work=study.work,
         unit_seconds=study.unit_seconds,
@@ -144,8 +142,3 @@ def _asked_points(axis: Axis, given: Sequence[str | int]) -> list[int]:
     if points:
         check_points(axis, points)
     return points
-
-
-def _plain(config: ScalingConfig) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return found

@@ -18,7 +18,7 @@ from moonrec.report import Tile
 
 FIXED = "fixed"
 _SIDE, _BYTES, _LETTERS = 192, 24_000, 300
-_MAX_QUERIES, _MAX_RESULTS = 60, 10
+_MAX_QUERIES, _MAX_RESULTS = 100, 10
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 

@@ -16,12 +16,22 @@ _LARGE, _BESIDE, _DRAWN = 8, 14, 8
 _OPEN, _MAX_TABLES, _MAX_ROWS, _MAX_WARNINGS, _LETTERS = 10, 80, 100, 20, 500
 
 
+def key_figures(command: str, metrics: Mapping[str, Any], limit: int) -> list[tuple[str, object, str]]:
+    """The numbers that a reader looks for first, with their intervals, for `Report.headline`.
+
+    Args:
+        command: which measured them.
+        metrics: the content of `metrics.json`.
+        limit: how many at most.
+    """
+    numbers = numbers_of(metrics)
+    names = headline(command, [numbers.values], limit)
+    return [(label_of(name), numbers.values[name], _interval(numbers, name)) for name in names]
+
+
 def add_one(report: Report, run: RunFiles) -> None:
     """Add one run's key figures in large type, what it warns of, and the plots that stand in its folder."""
-    numbers = numbers_of(run.metrics)
-    names = headline(run.command, [numbers.values], _LARGE)
-    if names:
-        report.headline([(label_of(n), numbers.values[n], _interval(numbers, n)) for n in names])
+    report.headline(key_figures(run.command, run.metrics, _LARGE))
     warnings = run.metrics.get("warnings")
     for warning in warnings[:_MAX_WARNINGS] if isinstance(warnings, list) else ():
         report.warning(str(warning)[:_LETTERS])

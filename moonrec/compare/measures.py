@@ -18,26 +18,38 @@ _LESS = re.compile(r"(.*_)?(loss|logloss|log_rank|error|loo_error|held_out_error
 _HEADLINES: Mapping[str, Sequence[str]] = {
     "train-ctr": (r"test\.(auc|gauc|logloss)", r"baseline\.top3_cosine\.(auc|gauc)"),
     "evaluate": (
-        r"retrieval\.\w+\.hit@10", r"retrieval\.\w+\.mrr", r"classification\.\w+\.accuracy",
-        r"attributes\.[^.]+\.accuracy", r"agreement\.image_text",
+        r"retrieval\.(image|text|item)_to_item\.hit@10", r"classification\.level1\.accuracy",
+        r"agreement\.image_text", r"retrieval\.\w+\.hit@10", r"classification\.\w+\.accuracy",
+        r"attributes\.[^.]+\.accuracy", r"retrieval\.\w+\.mrr",
     ),
     "posttrain": (r"validation\.best\.\w+@\d+", r"validation\.best\.\w+"),
     "pretrain": (r"validation\.best\.\w+@\d+", r"validation\.best\.\w+"),
-    "ablate": (r"rows\..*\.metrics\.retrieval\.image_to_item\.hit@10\.mean",),
-    "exchange-rate": (r"rates\..*\.slope",),
-    "scaling": (r"fits\..*\.held_out_error",),
+    "ablate": (
+        r"rows\..*\.metrics\.retrieval\.image_to_item\.hit@10\.mean",
+        r"rows\..*\.metrics\.retrieval\.image_to_item\.hit@10\.difference\.mean",
+    ),
+    "exchange-rate": (
+        # Without domains, or with a single outcome, a rate's name says neither.
+        r"rates\.retrieval\.image_to_item\.hit@10( all)?( g?auc)?\.slope",
+        r"rates\.top3_cosine\.(auc( all)?( auc)?|gauc( all)?( gauc)?)\.slope",
+        r"rates\..* all( g?auc)?\.slope", r"rates\..*\.slope",
+    ),
+    "scaling": (
+        r"metrics\..*\.extrapolation\.\w+\.value", r"metrics\..*\.fits\.\w+\.held_out_error\.value",
+        r"metrics\..*\.points\.\d+\.mean",
+    ),
     "demo": (r"image_search\..*\.hit@10", r"ctr\..*\.auc", r"ceiling_auc"),
 }  # fmt: skip
 _WORDS = {
     "auc": "AUC", "gauc": "GAUC", "logloss": "log loss", "mrr": "MRR", "ndcg@10": "NDCG@10", "f1": "F1",
     "top3": "top-3", "ci": "interval",
 }  # fmt: skip
-_SILENT = ("retrieval", "test", "metrics", "best", "rows", "mean")
+_SILENT = ("retrieval", "test", "metrics", "best", "rows", "rates", "mean", "value")
 
 
 def direction(name: str) -> int:
     """1 where more is better, -1 where less is, 0 where neither is said."""
-    last = name.rsplit(".", 1)[-1]
+    last = name.removesuffix(".mean").rsplit(".", 1)[-1]
     if _LESS.fullmatch(last):
         return -1
     return 1 if _MORE.fullmatch(last) else 0
@@ -47,7 +59,7 @@ def label_of(name: str) -> str:
     """A dotted name in words: `retrieval.image_to_item.hit@10` is `image to item · hit@10`."""
     parts = name.split(".")
     kept = [part for part in parts if part not in _SILENT] or parts
-    return " · ".join(" ".join(_WORDS.get(word, word) for word in part.split("_")) for part in kept)
+    return " · ".join(" ".join(_WORDS.get(word, word) for word in re.split("[_ ]", part)) for part in kept)
 
 
 def headline(command: str, values: Iterable[Mapping[str, Any]], limit: int) -> list[str]:

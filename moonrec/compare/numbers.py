@@ -11,6 +11,8 @@ from moonrec.report import format_value
 
 # The key under which an object holds the confidence intervals of its own numbers.
 INTERVALS = "ci"
+# Keys of the interval of the number that stands before them.
+_BOUNDS = (("ci_low", "ci_high"), ("low", "high"))
 _MAX_LEAVES = 5000
 _MAX_TEXT = 200
 _MAX_DEPTH = 12
@@ -52,10 +54,13 @@ def _leaves(value: Any, before: tuple[str, ...], depth: int) -> Iterator[tuple[s
         if depth > _MAX_DEPTH:
             yield name, "…"
             return
+        low, high, bounded = _bounds(value)
         for key, inner in value.items():
             if key == INTERVALS and isinstance(inner, Mapping):
                 yield from _intervals(inner, before)
-            else:
+            elif key == low:
+                yield ".".join((*before, bounded)), (float(inner), float(value[high]))
+            elif key != high:
                 yield from _leaves(inner, (*before, str(key)), depth + 1)
     elif is_rows(value):
         naming = set(_naming_keys(value))
@@ -66,6 +71,17 @@ def _leaves(value: Any, before: tuple[str, ...], depth: int) -> Iterator[tuple[s
         yield name, list_text(value)
     else:
         yield name, short(value) if isinstance(value, str) else value
+
+
+def _bounds(value: Mapping[str, Any]) -> tuple[str | None, str | None, str]:
+    """The keys of an interval, and that of the number before them, to which it belongs; None without any."""
+    keys = list(value)
+    for low, high in _BOUNDS:
+        if interval_of([value.get(low), value.get(high)]):
+            before = keys[max(keys.index(low) - 1, 0)]
+            if before != low and is_finite_number(value[before]):
+                return low, high, str(before)
+    return None, None, ""
 
 
 def _intervals(found: Mapping[str, Any], before: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from moonrec.errors import UserError
+from moonrec.study.settings import near
 
 _TASKS = ("image_to_item", "text_to_item", "item_to_item", "image_to_text", "text_to_image")
 _KINDS = (*(f"{name}@{k}" for name in ("hit", "recall") for k in (1, 5, 10, 50)), "mrr", "ndcg@10")
@@ -125,7 +125,7 @@ def chosen_metrics(axis: Axis, names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in axis.known and not (axis.command == "posttrain" and _of_catalogue(name)):
-            raise UserError(f"--metric {name}: {axis.name} has no such metric; {_near(name, axis.known)}")
+            raise UserError(f"--metric {name}: {axis.name} has no such metric; {near(name, axis.known)}")
         if names.count(name) > 1:
             raise UserError(f"--metric {name}: given twice; name it once")
     return tuple(names) or axis.metrics
@@ -151,22 +151,6 @@ def check_tables(axis: Axis, given: Iterable[str]) -> None:
         raise UserError(f"--axis {axis.name} needs --searches, --events, or both, to train on")
 
 
-def check_settings(axis: Axis, settings: Mapping[str, str], known: Iterable[str]) -> None:
-    """Raise a `UserError` for a setting that the axis makes by itself or that its command does not know.
-
-    Args:
-        axis: what is varied.
-        settings: of `--set`, names with underscores.
-        known: flags of the command, in the same form.
-    """
-    free = sorted(set(known) - set(axis.own))
-    for name in settings:
-        if name in axis.own:
-            raise UserError(f"--set {name}: is not set here, since --axis {axis.name} sets it by itself")
-        if name not in free:
-            raise UserError(f"--set {name}: `moonrec {axis.command}` has no such option; {_near(name, free)}")
-
-
 def check_points(axis: Axis, points: Sequence[int]) -> None:
     """Raise a `UserError` for points that are not increasing whole numbers of at least 1, or too few."""
     for point in points:
@@ -184,9 +168,3 @@ def check_points(axis: Axis, points: Sequence[int]) -> None:
 
 def _of_catalogue(name: str) -> bool:
     return name.startswith(_OPEN_GROUPS) and name.endswith(_OPEN_KINDS)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known)
-    return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(known)}"

@@ -8,7 +8,6 @@ was measured.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from moonrec.atomic import write_json
 from moonrec.errors import UserError
-from moonrec.runs import source_commit, versions
+from moonrec.study.records import check_record, made_by, read_record
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Cells:
         self._folder = folder
         self._made_of = {"options": dict(options), "inputs": dict(inputs)}
         self._compute = compute
-        self._made_by = {**versions(), "git_commit": source_commit()}
+        self._made_by = made_by()
 
     def finished(self, cell: Cell) -> FinishedCell | None:
         """What a cell measured; None where it is still to be computed.
@@ -117,23 +116,7 @@ class Cells:
 
     def _record(self, cell: Cell) -> dict[str, Any] | None:
         path = self._path(cell)
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            found = {name: dict(record[name]) for name in self._made_of}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: cannot be read; delete it, and the cell is made again") from error
-        for kind, now in self._made_of.items():
-            then = found[kind]
-            for name in sorted({*then, *now}):
-                if then.get(name) != now.get(name):
-                    raise UserError(
-                        f"{path}: this cell was made with another {name} ({_shown(then.get(name))} then, "
-                        f"{_shown(now.get(name))} now); choose another -o, or delete {self._folder}"
-                    )
+        record = read_record(path)
+        if record is not None:
+            check_record(path, record, **self._made_of, stale=self._folder)
         return record
-
-
-def _shown(value: Any) -> Any:
-    return "the default" if value is None or value == "" else value

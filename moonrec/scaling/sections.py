@@ -1,36 +1,87 @@
-"""What is told of a study, once: the same tables and sentences for Markdown and HTML."""
+"""What is told of a scaling study: tables and sentences of every metric, and how to read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 from moonrec.scaling.analysis import Interval
 from moonrec.scaling.axis import Axis
+from moonrec.scaling.figures import curve_figure
 from moonrec.scaling.laws import EXPONENTS, FORMULAS
 from moonrec.scaling.results import Curve, Points
+from moonrec.study.folder import where
+from moonrec.study.sections import KeyFigure, Line, Plot, Section
+from moonrec.text_tables import aligned
 
-Line = Mapping[str, str]
+_MOST_CURVES = 3
+_TRENDS: Mapping[str, str] = {
+    "rises": "rises",
+    "accelerates": "rises, and faster than any law of diminishing returns",
+    "falls": "falls",
+    "flat": "does not change beyond the noise",
+    "too few points": "has too few points for any law",
+}
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading, and under it tables with captions and paragraphs."""
+def sections(axis: Axis, points: Points, curves: Sequence[Curve], notes: Sequence[str]) -> list[Section]:
+    """Everything that a reader needs, in order.
 
-    heading: str
-    tables: Sequence[tuple[str, Sequence[Line]]]
-    texts: Sequence[str]
+    Args:
+        axis: what was varied.
+        points: that were computed.
+        curves: through them, one per metric.
+        notes: what else must be known of this run.
+    """
+    return [
+        *(_metric_section(axis, curve) for curve in curves),
+        _points_section(axis, points),
+        _reading_section(len(points.cells[0]), notes),
+    ]
 
 
-def metric_section(axis: Axis, curve: Curve) -> Section:
+def key_figures(curves: Sequence[Curve]) -> list[KeyFigure]:
+    """Per metric what the largest point reaches, and what the laws give at twice its x."""
+    found: list[KeyFigure] = []
+    for curve in curves[:_MOST_CURVES]:
+        analysis, x = curve.analysis, f"{curve.x_P[-1]:,.0f}"
+        value, _, spread = _mean_text(curve, -1).partition(" ")
+        note = "; ".join(filter(None, (spread, _TRENDS[analysis.trend])))
+        found.append((f"{curve.metric} at {x}", value, note))
+        for law in analysis.drawn_on()[:1]:
+            value, _, interval = _shown(analysis.fits[law].beyond).partition(" ")
+            found.append((f"{curve.metric} at twice that", value, f"{interval}, if the {law} law holds"))
+    return found
+
+
+def terminal_lines(axis: Axis, curves: Sequence[Curve], notes: Sequence[str], out: Path) -> list[str]:
+    """What the command prints: the points, what the laws say, and where the rest stands."""
+    cells = [[axis.x_label, *(curve.metric for curve in curves)]]
+    for place, x in enumerate(curves[0].x_P):
+        cells.append([f"{x:,.0f}", *(_mean_text(curve, place) for curve in curves)])
+    return [*aligned(cells), "", *(_verdict(curve) for curve in curves), *notes, *where(out)]
+
+
+def _mean_text(curve: Curve, place: int) -> str:
+    mean = f"{curve.mean_P[place]:.4f}"
+    return mean if curve.sd_P is None else f"{mean} ± {curve.sd_P[place]:.4f}"
+
+
+def _metric_section(axis: Axis, curve: Curve) -> Section:
     """One metric: its points, its laws, and what they say."""
     tables = [("Points", _point_lines(axis, curve))]
     if curve.analysis.fits:
         tables.append(("Laws, with 95 % intervals of the bootstrap", _law_lines(curve)))
-    return Section(curve.metric, tables, [verdict(curve), *_warnings(curve)])
+    caption = f"{curve.metric} over {axis.x_label}, with 95 % bands"
+    plot = Plot(_picture_name(curve), curve_figure(axis, curve), caption)
+    return Section(curve.metric, tables, [_verdict(curve), *_warnings(curve)], [plot])
 
 
-def points_section(axis: Axis, points: Points) -> Section:
+def _picture_name(curve: Curve) -> str:
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "-" for letter in curve.metric)
+
+
+def _points_section(axis: Axis, points: Points) -> Section:
     """What the points are made of, and how x is counted."""
     lines = [
         {
@@ -45,7 +96,7 @@ def points_section(axis: Axis, points: Points) -> Section:
     )
 
 
-def reading_section(seeds: int, notes: Sequence[str]) -> Section:
+def _reading_section(seeds: int, notes: Sequence[str]) -> Section:
     """How to read the intervals, and what must be known of this run."""
     texts = [
         "Every cell has a seed of its own, at every point another one. Bands are a bootstrap: errors of the "
@@ -63,20 +114,13 @@ def reading_section(seeds: int, notes: Sequence[str]) -> Section:
             0,
             "One seed: all noise is judged from how points lie about the law. Train three at least.",
         )
-    return Section("How to read this", [], [*texts, *notes])
+    return Section("How to read this", texts=[*texts, *notes])
 
 
-def verdict(curve: Curve) -> str:
+def _verdict(curve: Curve) -> str:
     """The result in one or two sentences."""
     analysis = curve.analysis
-    told = {
-        "rises": "rises",
-        "accelerates": "rises, and faster than any law of diminishing returns",
-        "falls": "falls",
-        "flat": "does not change beyond the noise",
-        "too few points": "has too few points for any law",
-    }[analysis.trend]
-    parts = [f"{curve.metric} {told}"]
+    parts = [f"{curve.metric} {_TRENDS[analysis.trend]}"]
     if analysis.trend == "rises":
         parts.append(
             f"the {analysis.better} law ({FORMULAS[analysis.better]}) fits better"

@@ -1,4 +1,4 @@
-"""Flags of the commands whose cells `moonrec scaling` computes, read as those commands read them."""
+"""Flags of the commands that experiments run, read as those commands read them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from moonrec.cli import ranking, training
-from moonrec.cli.ablation import read_flags
 from moonrec.errors import UserError
 
 _COMMANDS: Mapping[str, click.Command] = {"posttrain": training.posttrain, "train-ctr": ranking.train_ctr}
+# Of the command line alone.
+_NOT_OPTIONS = ("json_", "no_cache")
 
 
 def flags_of(command: str) -> dict[str, str]:
@@ -24,20 +25,25 @@ def flags_of(command: str) -> dict[str, str]:
     }
 
 
-def read(command: str, flags: Mapping[str, str]) -> dict[str, Any]:
+def read_flags(command: str, flags: Mapping[str, str], given: str = "--set") -> dict[str, Any]:
     """Flags of a command as its command line reads them, and the defaults of all others.
+
+    Args:
+        command: `posttrain` or `train-ctr`.
+        flags: as text, by the names of `flags_of`.
+        given: the option that they came with.
 
     Raises:
         UserError: a value that the flag does not take.
     """
-    if command == "posttrain":
-        return read_flags(flags)
     names = flags_of(command)
-    needed = [part for name in ("impressions", "test", "events", "out") for part in (f"--{name}", "-")]
+    needed = [
+        part for option in _COMMANDS[command].params if option.required for part in (option.opts[-1], "")
+    ]
     try:
         context = _COMMANDS[command].make_context(
             command, needed, default_map={names[name]: value for name, value in flags.items()}
         )
     except click.UsageError as error:
-        raise UserError(f"options of {command}: {error.format_message()}") from error
-    return {name: value for name, value in context.params.items() if name not in ("json_", "config")}
+        raise UserError(f"{given}: {error.format_message()}") from error
+    return {name: value for name, value in context.params.items() if name not in _NOT_OPTIONS}
