@@ -75,3 +75,45 @@ def versions(count: int) -> Versions:
     """As many, each of its own family."""
     names = [f"v{number}" for number in range(count)]
     return Versions(names, names)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """How studies over checkpoints are drawn: metric and scatter walk at random within a training.
+
+    Attributes:
+        slope: the truth.
+        trainings: how many.
+        checkpoints: of a training, fewest and most.
+        apart: how far trainings start from each other, in steps of the walk.
+        seed_noise: of one training of the judge.
+        users: luck of the test users.
+        queries: luck of the test queries.
+    """
+
+    slope: float = 0.1
+    trainings: int = 4
+    checkpoints: tuple[int, int] = (3, 7)
+    apart: float = 1.0
+    seed_noise: float = 0.0003
+    users: Covariance = _COMMON
+    queries: Covariance = _NONE
+
+    def draw(self, generator: np.random.Generator) -> tuple[Metric, Outcome, Versions]:
+        """Metric and outcome of one study, and which checkpoints are of which training."""
+        low, high = self.checkpoints
+        sizes = generator.integers(low, high + 1, self.trainings)
+        x_V, scatter_V = (np.concatenate([self._walk(generator, size) for size in sizes]) for _ in range(2))
+        x_V, count = 0.5 + 0.02 * x_V, int(sizes.sum())
+        users_VV, queries_VV = self.users(x_V), self.queries(x_V)
+        y_V = 0.6 + self.slope * x_V + 0.001 * scatter_V + _normal(generator, users_VV)
+        noise_VS = generator.normal(0, self.seed_noise, (count, 3))
+        families = np.repeat([f"training {number}" for number in range(self.trainings)], sizes).tolist()
+        return (
+            Metric("recall", ALL, x_V + _normal(generator, queries_VV), queries_VV),
+            Outcome("auc", ALL, y_V[:, None] + generator.normal(0, 0.002, 3) + noise_VS, users_VV),
+            Versions([f"v{number}" for number in range(count)], families),
+        )
+
+    def _walk(self, generator: np.random.Generator, length: int) -> np.ndarray:
+        return generator.normal(0, self.apart) + np.cumsum(generator.standard_normal(length))

@@ -20,12 +20,13 @@ from moonrec.exchange.measure_queries import LeftOut
 from moonrec.exchange.observations import ALL, Metric, Outcome, Versions
 from moonrec.exchange.plots import IMAGE_SEARCH, exchange_plots
 from moonrec.exchange.ranking import exchange_rates
-from moonrec.exchange.sections import Told, sections, terminal_lines
+from moonrec.exchange.sections import Told, key_figures, sections, terminal_lines
 from moonrec.exchange.steps import steps
-from moonrec.exchange.words import interval_text, metric_label
+from moonrec.exchange.words import interval_text, metric_label, slope_text, unit_of, value_text
 
 NAMES = [f"run/1-{number:02}" for number in range(7)] + ["decoy"]
 VERSIONS = Versions(NAMES, ["run"] * 7 + ["decoy"])
+TRAININGS = Versions(NAMES, ["a", "a", "b", "b", "c", "c", "d", "decoy"])
 
 
 def _observed() -> tuple[list[Metric], list[Outcome]]:
@@ -52,11 +53,11 @@ def _observed() -> tuple[list[Metric], list[Outcome]]:
 def _told() -> Told:
     metrics, outcomes = _observed()
     return Told(
-        rates=exchange_rates(metrics, outcomes, VERSIONS),
-        steps=steps(metrics, outcomes, VERSIONS, [("run/1-00", "decoy")]),
+        rates=exchange_rates(metrics, outcomes, TRAININGS),
+        steps=steps(metrics, outcomes, TRAININGS, [("run/1-00", "decoy")]),
         metrics=metrics,
         outcomes=outcomes,
-        versions=VERSIONS,
+        versions=TRAININGS,
         judge=Judge({"content": ["cube"], "epochs": 1}, {"test": "aa"}, 3),
         ids_only={"auc": {"mean": 0.5, "sd": 0.002}},
         left_out=[LeftOut("judge", "hats", "12 test impressions, fewer than 200")],
@@ -134,12 +135,12 @@ def test_ranking_bars_are_errors_relative_to_the_mean() -> None:
     shown = [rate for rate in rates if rate.loo_error is not None]
     assert widths == pytest.approx([rate.loo_error / rate.loo_error_mean for rate in shown])
     assert widths[0] < 0.5
-    assert ranking_figure([replace(rates[0], loo_error=None)]) is None
+    assert ranking_figure([replace(rates[0], loo_ratio=None)]) is None
 
 
 def test_plots_show_ranking_and_what_readers_ask_for_at_phone_width() -> None:
     told = _told()
-    plots = exchange_plots(told.metrics, told.outcomes, VERSIONS, told.rates)
+    plots = exchange_plots(told.metrics, told.outcomes, TRAININGS, told.rates)
     assert [plot.name for plot in plots] == [
         "ranking-auc",
         "versions-auc-top3-cosine-auc",
@@ -160,7 +161,8 @@ def test_first_section_answers_and_ranks() -> None:
     assert first.texts[0].startswith("AUC: top-3 cosine, AUC tells most.")
     assert "image → item, hit@10 is number 3 of 4 (not established" in first.texts[0]
     caption, lines = first.tables[0]
-    assert "8 versions" in caption
+    assert caption == "AUC, best metric first"
+    assert {line["versions"] for line in lines} == {"8"}
     assert [line["established"].split(":")[0] for line in lines] == ["yes", "yes", "no", "no"]
     assert "(less is better)" in lines[1]["metric"]
     assert "same for every version" in lines[3]["established"]
@@ -170,7 +172,7 @@ def test_sections_tell_the_gain_that_is_worth_nothing_and_the_version_that_promi
     found = {part.heading: part for part in sections(_told())}
     lines = dict(found["Single steps"].tables)["From run/1-00 to decoy"]
     image = next(line for line in lines if line["metric"] == "image → item, hit@10")
-    assert image["verdict"].startswith("worth nothing that this study could see")
+    assert image["verdict"].startswith("worth nothing: the study excludes what the rate of")
     assert any("decoy promises most that it does not keep" in text for text in found["Versions"].texts)
     assert dict(found["Versions"].tables[0][1][-1])["version"] == "ids alone"
 
@@ -182,7 +184,7 @@ def test_sections_tell_the_judge_and_what_cannot_be_concluded() -> None:
     assert values["fingerprint"] == told.judge.fingerprint
     assert values["content"] == '["cube"]'
     text = " ".join(found["How to read this"].texts)
-    for words in ("not a cause", "8 versions are of 2 families", "Holm", "simulated"):
+    for words in ("not a cause", "8 versions are of 5 families", "Holm", "simulated"):
         assert words in text
     assert found["Left out"].tables[0][1][0]["why"] == "12 test impressions, fewer than 200"
 
@@ -192,6 +194,16 @@ def test_terminal_names_the_best_metric_and_where_the_rest_stands(tmp_path: Path
     assert lines[0].startswith("AUC: top-3 cosine, AUC tells most")
     assert any(line.startswith("run/1-00 → decoy, image → item, hit@10:") for line in lines)
     assert lines[-1] == f"Report: {tmp_path / 'report.html'}"
+
+
+def test_a_rate_that_is_not_established_is_no_figure_in_large_type() -> None:
+    (first, value, note), (image, nothing, why) = key_figures(_told().rates)
+    assert first == "AUC points per point of top-3 cosine, AUC"
+    assert isinstance(value, str)
+    assert value.startswith("+")
+    assert note.endswith("; tells most")
+    assert image == "AUC points per point of image → item, hit@10"
+    assert (nothing, why.split(":")[0]) == (None, "not established")
 
 
 def test_no_rate_is_told_in_words() -> None:
@@ -205,3 +217,50 @@ def test_labels_and_intervals_for_readers() -> None:
     assert interval_text(0.1234, 0.05, None) == "+0.123"
     assert interval_text(-0.5, -0.75, -0.25, 100, 1) == "-50.0 [-75.0, -25.0]"
     assert interval_text(None, None, None) == "–"
+
+
+def test_small_numbers_keep_two_digits_of_their_interval() -> None:
+    assert interval_text(-0.0004, -0.00071, 0.0003) == "-0.00040 [-0.00071, +0.00030]"
+    assert interval_text(0.000123, None, None) == "+0.00012"
+    assert interval_text(0.0, 0.0, 0.0) == "+0.000 [+0.000, +0.000]"
+
+
+def test_losses_are_told_in_nats_and_cosines_as_they_are() -> None:
+    told = _told()
+    loss = "retrieval.text_to_item.contrastive_loss"
+    rate = next(rate for rate in told.rates if rate.metric == loss)
+    assert slope_text(rate).startswith(f"{100 * rate.slope:+.1f}")
+    assert [unit_of(name).step for name in (loss, "agreement.image_text", "top3_cosine.auc")] == [
+        "nat", "0.01", "point",
+    ]  # fmt: skip
+    assert value_text(loss, 6.5941) == "6.594"
+    assert value_text("agreement.image_text", 0.1234) == "0.123"
+    assert value_text("top3_cosine.auc", 0.6123) == "61.23"
+    assert value_text("top3_cosine.auc", float("nan")) == "–"
+
+
+def test_tables_tell_the_unit_of_every_change_and_slope() -> None:
+    found = {part.heading: part for part in sections(_told())}
+    ranked = {line["metric"]: line for line in found["What the metrics are worth"].tables[0][1]}
+    changed = {line["metric"]: line for line in found["Single steps"].tables[0][1]}
+    for label, unit, per in (
+        ("text → item, contrastive loss (less is better)", "nats", "nat"),
+        ("agreement, image text", "cosine", "0.01"),
+        ("image → item, hit@10", "points", "point"),
+    ):
+        assert changed[label]["its change"].endswith(f" {unit}")
+        assert changed[label]["per"] == ranked[label]["per"] == per
+    # Recall rose by about half: 50 points, and the loss by a hundredth of a nat.
+    assert float(changed["image → item, hit@10"]["its change"].split()[0]) == pytest.approx(50, abs=1)
+
+
+def test_axes_are_in_the_unit_of_the_metric() -> None:
+    metrics, outcomes = _observed()
+    for metric, label, tick in ((metrics[2], ", nats", "2.5"), (metrics[0], ", points", "250")):
+        axes = _axes(scatter_figure(metric, outcomes[0], VERSIONS))
+        assert axes.get_xlabel().endswith(label)
+        assert axes.xaxis.get_major_formatter()(2.5, 0) == tick
+    rates = [rate for rate in _told().rates if rate.metric.endswith("contrastive_loss")]
+    axes = _axes(forest_figure(rates))
+    assert axes.containers[0].lines[0].get_xdata() == pytest.approx([100 * rates[0].slope])
+    assert axes.get_xlabel() == "points of AUC per nat of the metric"

@@ -13,10 +13,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from moonrec.domains import Domains
 from moonrec.exchange.measure_clicks import click_measures
-from moonrec.exchange.measure_labels import agreement_metrics, label_metrics, macro_f1
+from moonrec.exchange.measure_labels import agreement_metrics, label_metrics
 from moonrec.exchange.measure_queries import query_metrics
 from moonrec.exchange.measures import measures
 from moonrec.exchange.observations import Metric
+from moonrec.macro_f1 import macro_f1
 from moonrec.metrics import auc
 
 

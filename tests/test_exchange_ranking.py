@@ -1,6 +1,8 @@
-"""Metrics beside each other, and single steps from a version to another."""
+"""Metrics beside each other."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from exchange_studies import versions
 from statsmodels.stats.multitest import multipletests
 
 from moonrec.exchange.observations import ALL, Metric, Outcome
-from moonrec.exchange.ranking import exchange_rates, holm
-from moonrec.exchange.steps import Step, steps
+from moonrec.exchange.ranking import exchange_rates
+from moonrec.exchange.slope import exchange_rate
 
 COUNT = 8
 TASTE_V = np.linspace(0.5, 0.6, COUNT)
@@ -44,6 +46,45 @@ def test_established_comes_before_what_predicts_better_and_is_not() -> None:
     assert [rate.established for rate in rates] == [True, False, False]
 
 
+def _of_easy_versions() -> tuple[list[Metric], Outcome]:
+    """Six versions that are hard to tell apart; two far off, of which one metric is not known."""
+    y_V = np.array([0.500, 0.501, 0.502, 0.503, 0.504, 0.505, 0.54, 0.58])
+    wobble_V = np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    partly_V = y_V + 0.0008 * wobble_V
+    partly_V[6:] = np.nan
+    metrics = [_metric("partly", partly_V), _metric("rough", y_V + 0.0012 * wobble_V)]
+    return [*metrics, _metric("fine", y_V + 0.0004 * wobble_V)], Outcome("auc", ALL, y_V[:, None], None)
+
+
+def test_metrics_are_ordered_on_the_versions_that_they_share() -> None:
+    metrics, auc = _of_easy_versions()
+    ranked = exchange_rates(metrics, [auc], versions(COUNT))
+    assert [rate.metric for rate in ranked] == ["fine", "partly", "rough"]
+    assert [rate.points for rate in ranked] == [8, 6, 8]
+    assert all(rate.established for rate in ranked[:2])
+    own = {metric.name: exchange_rate(metric, auc, versions(COUNT)) for metric in metrics}
+    # On its own versions, the two far ones among them, the rough one misses by less of the mean's error.
+    assert own["rough"].loo_ratio < own["partly"].loo_ratio
+    six = [
+        exchange_rate(replace(m, value_V=np.r_[m.value_V[:6], np.nan, np.nan]), auc, versions(COUNT))
+        for m in (metrics[2], metrics[0], metrics[1])
+    ]
+    assert [rate.loo_ratio for rate in ranked] == pytest.approx([rate.loo_ratio for rate in six])
+
+
+def test_small_error_of_versions_that_are_easy_to_tell_is_no_merit() -> None:
+    """Without a common set, errors count relative to that of the mean."""
+    y_V = np.r_[np.linspace(0.500, 0.505, 5), np.linspace(0.6, 0.7, 5)]
+    wobble_V = np.tile([1.0, -1.0], 5)
+    near_V, far_V = y_V + 0.0008 * wobble_V, y_V + 0.002 * wobble_V
+    near_V[5:], far_V[:5] = np.nan, np.nan
+    auc = Outcome("auc", ALL, y_V[:, None], None)
+    ranked = exchange_rates([_metric("near", near_V), _metric("far", far_V)], [auc], versions(10))
+    assert [rate.metric for rate in ranked] == ["far", "near"]
+    assert ranked[0].loo_error > ranked[1].loo_error
+    assert ranked[0].loo_ratio < ranked[1].loo_ratio
+
+
 def test_metrics_meet_only_outcomes_of_their_own_domain_and_are_corrected_within_it() -> None:
     generator = np.random.default_rng(2)
     metrics = [
@@ -58,86 +99,3 @@ def test_metrics_meet_only_outcomes_of_their_own_domain_and_are_corrected_within
         own = [rate for rate in rates if rate.domain == domain]
         expected = multipletests([rate.p for rate in own], method="holm")[1]
         assert [rate.p_holm for rate in own] == pytest.approx(list(expected))
-
-
-def test_holm_leaves_out_what_was_not_tested() -> None:
-    assert holm([0.04, None, 0.01]) == pytest.approx([0.04, None, 0.02])
-
-
-def _step(
-    metric_gain: float, auc_gain_S: list[float], noise: float | None = 0.001, name: str = "recall"
-) -> Step:
-    auc_VS = 0.6 + np.array([np.zeros(len(auc_gain_S)), auc_gain_S])
-    metric = _metric(name, np.array([0.5, 0.5 + metric_gain]), noise=noise)
-    return steps([metric], [Outcome("auc", ALL, auc_VS, None)], versions(2), [("v0", "v1")])[0]
-
-
-@pytest.mark.parametrize(
-    ("gain", "auc_gains", "verdict"),
-    [
-        (0.05, [0.004, 0.005, 0.006], "worth something (ΔAUC between"),
-        (0.05, [0.004, -0.005, 0.0], "worth nothing that this study could see (ΔAUC between"),
-        (0.05, [-0.004, -0.005, -0.006], "costs (ΔAUC between"),
-        (0.0, [0.004, 0.005, 0.006], "worth something, though the metric did not clearly move"),
-        (-0.05, [0.004, 0.005, 0.006], "worth something, though the metric got worse"),
-        (-0.05, [0.004, -0.005, 0.0], "neither a clear gain"),
-        (0.05, [0.005], "cannot be told"),
-    ],
-)
-def test_verdict_of_a_step(gain: float, auc_gains: list[float], verdict: str) -> None:
-    assert _step(gain, auc_gains).verdict.startswith(verdict)
-
-
-def test_falling_loss_is_a_gain() -> None:
-    fallen = _step(-0.05, [0.004, -0.005, 0.0], name="retrieval.image_to_item.contrastive_loss")
-    assert fallen.verdict.startswith("worth nothing that this study could see")
-
-
-def test_step_pairs_seeds_so_that_their_common_level_does_not_widen_it() -> None:
-    level_S = np.array([0.0, 0.1, -0.1])
-    auc_VS = np.stack([level_S, level_S + np.array([0.004, 0.005, 0.006])])
-    metric = _metric("recall", np.array([0.5, 0.55]))
-    found = steps([metric], [Outcome("auc", ALL, auc_VS, None)], versions(2), [("v0", "v1")])[0]
-    assert found.outcome_ci_low is not None
-    assert found.outcome_ci_low > 0.002
-    assert found.metric_ci_low is None
-
-
-def test_interval_of_the_rate_is_every_rate_that_the_data_do_not_refuse() -> None:
-    found = _step(0.05, [0.004, 0.005, 0.006], noise=0.004)
-    variance = np.var([0.004, 0.005, 0.006], ddof=1) / 3
-    for limit in (found.rate_ci_low, found.rate_ci_high):
-        distance = (found.outcome_difference - limit * found.metric_difference) ** 2
-        # Student's t with two degrees of freedom: 4.303.
-        assert distance == pytest.approx(4.3027**2 * (variance + limit**2 * 2 * 0.004**2), rel=1e-3)
-    assert found.rate_ci_low < found.rate < found.rate_ci_high
-
-
-def test_rate_of_a_metric_that_did_not_clearly_move_is_unbounded() -> None:
-    found = _step(0.001, [0.004, 0.005, 0.006], noise=0.004)
-    assert found.rate == pytest.approx(5.0)
-    assert (found.rate_ci_low, found.rate_ci_high) == (None, None)
-
-
-def test_step_is_told_from_before_to_after() -> None:
-    pairs = [("v0", "v7"), ("v7", "v0")]
-    there, back = steps([_metric("taste", TASTE_V)], [AUC], versions(COUNT), pairs)
-    assert there.metric_difference == pytest.approx(0.1)
-    assert (back.metric_difference, back.outcome_difference) == pytest.approx(
-        (-there.metric_difference, -there.outcome_difference)
-    )
-    assert back.rate == pytest.approx(there.rate)
-
-
-@pytest.mark.parametrize("pair", [("v0", "v9"), ("v1", "v1")])
-def test_pair_must_be_of_two_versions(pair: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="expected two of v0, v1"):
-        steps([_metric("taste", TASTE_V)], [AUC], versions(COUNT), [pair])
-
-
-def test_step_to_a_version_without_the_metric_is_left_out() -> None:
-    value_V = TASTE_V.copy()
-    value_V[7] = np.nan
-    metrics = [_metric("partly", value_V), _metric("taste", TASTE_V)]
-    found = steps(metrics, [AUC], versions(COUNT), [("v0", "v7")])
-    assert [step.metric for step in found] == ["taste"]

@@ -13,11 +13,17 @@ from encoder_helpers import busy_encoder
 
 from moonrec.cli.exchange_demo import run_demo
 from moonrec.cli.exchange_study import ExchangeConfig, exchange_rate
+from moonrec.domains import item_domains
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.errors import UserError
 from moonrec.exchange.demo import RECIPES, STEPS, taste, write_searches
 from moonrec.exchange.measure_queries import FEWEST_QUERIES
+from moonrec.exchange.measures import measures
+from moonrec.exchange.observations import Versions
+from moonrec.exchange.steps import steps as single_steps
 from moonrec.simulation import simulate
+from moonrec.table_spec import ITEMS
+from moonrec.tables import open_table
 
 
 @pytest.fixture(scope="module")
@@ -148,5 +154,29 @@ def test_the_demo_shows_that_only_one_of_two_gains_of_recall_is_worth_clicks(tmp
         assert step["metric_ci_low"] > 0
         if RECIPES[pair[1]].code:
             assert step["outcome_ci_low"] < 0
+            assert not step["verdict"].startswith("worth something")
+            assert _verdict_of_one_decoy(tmp_path / "demo", *pair).startswith(_REFUSED)
         else:
             assert step["verdict"].startswith("worth something")
+
+
+_REFUSED = ("worth nothing: the study excludes what the rate of the others promises", "costs")
+
+
+def _verdict_of_one_decoy(demo: Path, before: str, decoy: str) -> str:
+    """Of image search, had the study held no other decoy: these spoil the rate that the others promise."""
+    names = [name for name, recipe in RECIPES.items() if name == decoy or not recipe.code]
+    cells = demo / "study" / "cells"
+    domains = item_domains(open_table(demo / "data" / "items.parquet", ITEMS))
+    found = measures(
+        [cells / name / "evaluation" for name in names],
+        [cells / name / "judge" for name in names],
+        3,
+        domains,
+    )
+    told = single_steps(found.metrics, found.outcomes, Versions(names, names), [(before, decoy)])
+    wanted = ("all", "auc", "retrieval.image_to_item.hit@10")
+    step = next(step for step in told if (step.domain, step.outcome, step.metric) == wanted)
+    assert step.shortfall_ci_high is not None
+    assert step.shortfall_ci_high < 0
+    return step.verdict

@@ -185,9 +185,3 @@ def test_version_that_gains_in_the_metric_only_is_named() -> None:
     rate = _rate(x, [[0.5 + 0.1 * value] for value in x[:5]] + [[0.52]])
     assert rate.overrated == "v5"
     assert rate.overrated_by == pytest.approx(0.04)
-
-
-def test_checkpoints_of_one_training_are_one_family() -> None:
-    metric, outcome = Study(versions=6).draw(np.random.default_rng(0))
-    names = [f"v{number}" for number in range(6)]
-    assert exchange_rate(metric, outcome, Versions(names, ["a", "a", "b", "b", "b", "c"])).families == 3

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moonrec.atomic import write_json
-from moonrec.cell_records import check_record, read_record
 from moonrec.errors import UserError
-from moonrec.runs import source_commit, versions
+from moonrec.study.records import check_record, made_by, read_record, version_notes
 
 Part = Literal["vectors", "evaluation", "judge"]
 
@@ -43,7 +42,7 @@ class Cells:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._made_by = {**versions(), "git_commit": source_commit()}
+        self._made_by = made_by()
 
     def output(self, cell: Cell) -> Path:
         """Where a cell's result stands."""
@@ -66,10 +65,10 @@ class Cells:
                 found.setdefault(cell.part, []).append(float(record["seconds"]))
         return found
 
-    def makers(self, cells: Iterable[Cell]) -> int:
-        """How many different sets of versions made these finished cells."""
+    def notes(self, cells: Iterable[Cell]) -> list[str]:
+        """A warning where these finished cells were not all made by the same versions."""
         records = (self._finished(cell) for cell in cells)
-        return len({repr(sorted(record["made_by"].items())) for record in records if record is not None})
+        return version_notes(record["made_by"] for record in records if record is not None)
 
     def run(self, cell: Cell, compute: Callable[[Path], Any]) -> None:
         """Compute a cell that is not finished.
@@ -102,5 +101,5 @@ class Cells:
         record = read_record(path)
         if record is None or not record.get("finished") or not self.output(cell).is_dir():
             return None
-        check_record(path, record, cell.options, cell.inputs)
+        check_record(path, record, cell.options, cell.inputs, stale=path.parent)
         return record

@@ -55,21 +55,17 @@ RECIPES: dict[str, Recipe] = {
     "blur-0.5": Recipe(0.5),
     "blur-0": Recipe(0.0),
     "blur-2-coded": Recipe(2.0, 1.0),
-    "blur-1.5-coded": Recipe(1.5, 1.0),
-    "blur-1-coded": Recipe(1.0, 0.6),
 }
 STEPS = (
     ("blur-2", "blur-1"),
     ("blur-1", "blur-0"),
     ("blur-2", "blur-2-coded"),
-    ("blur-1.5", "blur-1.5-coded"),
-    ("blur-1", "blur-1-coded"),
 )
-"""A better version twice, and then three gains that users do not care about."""
+"""A better version twice, and then a gain that users do not care about."""
 NOTES = (
     "Simulated data, and versions that are no encoders: each is the simulation's own truth about looks, "
-    "words and kinds of products, with noise of the length that its name tells. Versions that end in -coded "
-    "have a random code per product besides, by which search finds the other SKUs of a product; no user "
+    "words and kinds of products, with noise of the length that its name tells. The version that ends in "
+    "-coded has a random code per product besides, by which search finds the other SKUs of a product; no user "
     "cares for it.",
     "Searches ask with one SKU's vector for the other SKUs of the same product.",
 )

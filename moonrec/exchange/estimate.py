@@ -34,10 +34,3 @@ class Clock:
     def guess(self, cells: Iterable[Cell]) -> float:
         """Seconds for all of these."""
         return sum(self._seconds[cell.part] for cell in cells)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,7 +15,7 @@ from moonrec.exchange.line import Line, quantile
 from moonrec.exchange.observations import Metric, Outcome, Versions
 from moonrec.exchange.points import Points, points_of
 from moonrec.exchange.slope import Rate
-from moonrec.exchange.words import domain_label, metric_label, outcome_label
+from moonrec.exchange.words import domain_label, metric_label, outcome_label, unit_of
 
 _WIDTH = 5.2
 _SMALL = 9
@@ -38,7 +38,7 @@ def scatter_figure(
         versions: their names and families, which have a colour each.
         reference: the version from which the outcome is counted; the first one by default.
     """
-    points = points_of(metric, outcome)
+    points = points_of(metric, outcome, versions)
     if len(points.row_V) < 2:
         return None
     names = [versions.names[row] for row in points.row_V]
@@ -60,7 +60,9 @@ def scatter_figure(
     _write_names(axes, names, points.x_V, above_V)
     if 1 < len(set(families)) < len(families):
         axes.legend(frameon=False, fontsize=_SMALL)
-    axes.set_xlabel(metric_label(metric.name))
+    unit = unit_of(metric.name)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value * unit.scale:.6g}")
+    axes.set_xlabel(f"{metric_label(metric.name)}, {unit.name}")
     axes.set_ylabel(f"{outcome_label(outcome.name)} against {names[zero]}, points")
     axes.set_title(domain_label(metric.domain), fontsize=_SMALL + 1)
     axes.grid(alpha=0.3)
@@ -125,10 +127,12 @@ def forest_figure(rates: Sequence[Rate]) -> Figure | None:
         return None
     figure = Figure(figsize=(_WIDTH, 1.3 + 0.34 * len(shown)), layout="constrained")
     axes = figure.subplots()
+    unit = unit_of(shown[0].metric)
     for height, rate in enumerate(shown):
-        slope = rate.slope or 0.0
-        low = slope if rate.ci_low is None else rate.ci_low
-        high = slope if rate.ci_high is None else rate.ci_high
+        slope, low, high = (
+            unit.slope_scale * (limit if limit is not None else rate.slope or 0.0)
+            for limit in (rate.slope, rate.ci_low, rate.ci_high)
+        )
         axes.errorbar(
             slope, height, xerr=[[slope - low], [high - slope]], fmt="o", capsize=3, color="C0",
             markerfacecolor="C0" if rate.established else "white",
@@ -136,7 +140,9 @@ def forest_figure(rates: Sequence[Rate]) -> Figure | None:
     axes.set_yticks(range(len(shown)), [domain_label(rate.domain) for rate in shown], fontsize=_SMALL)
     _finish_rows(axes, len(shown), zero=0.0)
     axes.set_title(metric_label(shown[0].metric), fontsize=_SMALL + 1)
-    axes.set_xlabel(f"points of {outcome_label(shown[0].outcome)} per point of the metric", fontsize=_SMALL)
+    axes.set_xlabel(
+        f"points of {outcome_label(shown[0].outcome)} per {unit.step} of the metric", fontsize=_SMALL
+    )
     return figure
 
 
@@ -145,12 +151,12 @@ def ranking_figure(rates: Sequence[Rate]) -> Figure | None:
 
     Hollow bars are not established. Only the first twenty are shown; None where no metric has an error.
     """
-    shown = [rate for rate in rates if rate.loo_error is not None and rate.loo_error_mean][:_MOST_METRICS]
+    shown = [rate for rate in rates if rate.loo_ratio is not None][:_MOST_METRICS]
     if not shown:
         return None
     figure = Figure(figsize=(_WIDTH, 1.3 + 0.3 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    errors = [(rate.loo_error or 0.0) / (rate.loo_error_mean or 1.0) for rate in shown]
+    errors = [rate.loo_ratio or 0.0 for rate in shown]
     axes.barh(
         range(len(shown)), errors, color=["C0" if rate.established else "white" for rate in shown],
         edgecolor="C0", height=0.6,

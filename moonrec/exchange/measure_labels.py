@@ -1,10 +1,8 @@
 """Classification, attributes and image-text agreement of the versions, from the items that all judged.
 
-Macro F1 is no mean over items; its influence per item is that of the delta method: of a class with F1 = 2a/b
-an item moves a by 1 where it is rightly named so, and b by 1 for each of the two that it is, so that F1 moves
-by (2·right − F1·(is + said)) / b.
+Macro F1 is no mean over items; its influence per item is that of `moonrec.macro_f1`.
 
-Shapes: V versions, I items, K classes, A attributes.
+Shapes: V versions, I items, A attributes.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from moonrec.exchange.measure_queries import (
 )
 from moonrec.exchange.observations import Metric
 from moonrec.ids import codes_of
+from moonrec.macro_f1 import macro_f1
 
 FEWEST_ITEMS = 20
 """Ours: the share of fewer says nothing."""
@@ -79,22 +78,6 @@ def label_metrics(tables: Sequence[Table]) -> tuple[list[Metric], list[LeftOut]]
             metrics.append(spread_out(f"{name}.f1", domain, values, influence, there_V))
     metrics += _attributes(_sets(have, ATTRIBUTES), there_V)
     return metrics, left_out
-
-
-def macro_f1(right_I: NDArray[np.int64], said_I: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:
-    """Macro F1 over the classes that the items have, and every item's influence on it (I)."""
-    classes, right_I = np.unique(right_I, return_inverse=True)
-    place = np.minimum(np.searchsorted(classes, said_I), len(classes) - 1)
-    # What was said may be a class that no item has: it is wrong, and counts for no class.
-    said_I = np.where(classes[place] == said_I, place, len(classes))
-    count = len(classes) + 1
-    hit_I = right_I == said_I
-    both_K = np.bincount(right_I, minlength=count) + np.bincount(said_I, minlength=count)
-    f1_K = 2 * np.bincount(right_I[hit_I], minlength=count) / np.maximum(both_K, 1)
-    f1_K[-1] = 0.0
-    per_K = f1_K / np.maximum(both_K, 1)
-    influence_I = 2 * hit_I / both_K[right_I] - per_K[right_I] - per_K[said_I]
-    return float(f1_K[:-1].mean()), influence_I / len(classes)
 
 
 def agreement_metrics(tables: Sequence[Table]) -> tuple[list[Metric], list[LeftOut]]:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
 
 from moonrec.exchange.figures import forest_figure, ranking_figure, scatter_figure
 from moonrec.exchange.observations import ALL, Metric, Outcome, Versions
 from moonrec.exchange.slope import Rate
 from moonrec.exchange.words import metric_label, of_outcome, outcome_label
+from moonrec.study.sections import Plot
 
 IMAGE_SEARCH = "retrieval.image_to_item.hit@10"
 """The intermediate metric of MOON Embedding, by its first definition: any positive among the first ten."""
 _NO_LEARNING = "top3_cosine."
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure, its name (a file name without its end) and what is to be said below it."""
-
-    name: str
-    figure: Figure
-    caption: str
 
 
 def exchange_plots(

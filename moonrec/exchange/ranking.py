@@ -1,4 +1,10 @@
-"""Every candidate metric beside the others: which of them tells most about the outcome."""
+"""Every candidate metric beside the others: which of them tells most about the outcome.
+
+Errors on left-out versions are set against those of the mean of the others, and all on the same versions:
+some versions are easier to predict than others, and not every metric is known for each.
+
+Legend: V versions.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +13,50 @@ from dataclasses import replace
 
 import numpy as np
 
+from moonrec.bootstrap import holm
 from moonrec.exchange.observations import Metric, Outcome, Versions
-from moonrec.exchange.slope import Rate, exchange_rate
+from moonrec.exchange.points import Points, points_of
+from moonrec.exchange.slope import LEAST_VERSIONS, Rate, exchange_rate, left_out
 
 
 def exchange_rates(metrics: Sequence[Metric], outcomes: Sequence[Outcome], versions: Versions) -> list[Rate]:
     """Every metric with every outcome of the same domain.
 
     Outcomes come in their order; within each, established rates first, then by the error on left-out
-    versions, undefined ones last. `p_holm` is over the metrics of one outcome and domain.
+    versions relative to the mean's (`loo_ratio`), undefined ones last. That ratio is over the versions that
+    all metrics with enough versions share, or over a metric's own where these are too few. `p_holm` is over
+    the metrics of one outcome and domain.
     """
     found = []
     for outcome in outcomes:
-        rates = [exchange_rate(m, outcome, versions) for m in metrics if m.domain == outcome.domain]
+        own = [metric for metric in metrics if metric.domain == outcome.domain]
+        rates = [exchange_rate(metric, outcome, versions) for metric in own]
         adjusted = holm([rate.p for rate in rates])
-        ranked = [replace(rate, p_holm=p) for rate, p in zip(rates, adjusted, strict=True)]
+        ratios = _ratios([points_of(metric, outcome, versions) for metric in own])
+        ranked = [
+            replace(rate, p_holm=p, loo_ratio=ratio)
+            for rate, p, ratio in zip(rates, adjusted, ratios, strict=True)
+        ]
         found += sorted(ranked, key=_order)
     return found
 
 
-def _order(rate: Rate) -> tuple[bool, float]:
-    return not rate.established, np.inf if rate.loo_error is None else rate.loo_error
+def _order(rate: Rate) -> tuple[bool, bool, float]:
+    few = rate.points < LEAST_VERSIONS
+    return not rate.established, few, np.inf if rate.loo_ratio is None else rate.loo_ratio
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's adjusted p values (Scandinavian Journal of Statistics 6, 1979); None is no test."""
-    tested = [number for number, p in enumerate(p_values) if p is not None]
-    p = np.array([p_values[number] for number in tested], dtype=float)
-    order = np.argsort(p, kind="stable")
-    # The smallest is multiplied with the number of tests, the next with one less, and so on.
-    steps = p[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
-    found: list[float | None] = [None] * len(p_values)
-    for number, value in zip(tested, adjusted, strict=True):
-        found[number] = float(value)
-    return found
+def _ratios(every: Sequence[Points]) -> list[float | None]:
+    """Per metric its error on left-out versions, that of the mean being 1."""
+    known = [set(points.row_V.tolist()) for points in every if len(points.row_V) >= LEAST_VERSIONS]
+    common = set.intersection(*known) if known else set()
+    if len(common) < LEAST_VERSIONS:
+        return [_ratio(points) for points in every]
+    return [
+        _ratio(points.among(common) if len(points.row_V) >= LEAST_VERSIONS else points) for points in every
+    ]
+
+
+def _ratio(points: Points) -> float | None:
+    found = left_out(points)
+    return found.ratio if found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from moonrec.exchange.families import LEAST_FAMILIES
 from moonrec.exchange.observations import Versions
 from moonrec.exchange.slope import LEAST_VERSIONS, Rate
 
@@ -18,15 +19,20 @@ def _method(rates: Sequence[Rate]) -> list[str]:
     over_seeds = f" over {seeds} seeds" if seeds > 1 else ""
     texts = [
         "A slope is the points of AUC (or GAUC) that a version has more per point of the metric"
-        f"{over_seeds}; of a loss, which is not a share, per 0.01. It is that of the mixed model with a "
-        "random version and common seeds. Its 95 % interval holds the scatter of versions about the line, "
-        "the noise of seeds, and the luck of test users and test queries. It is corrected for the queries' "
-        "luck, which would pull it towards zero.",
+        f"{over_seeds}; of a loss per nat, of image-text agreement per 0.01 of cosine. It is that of the "
+        "mixed model with a random version and common seeds. Its 95 % interval holds the scatter of versions "
+        "about the line, the noise of seeds, and the luck of test users and test queries. It is corrected "
+        "for the queries' luck, which would pull it towards zero.",
         "Left-out error: each version in turn is predicted from the line through the others; root mean "
-        "square error. A metric worth watching does better than the mean of the others, which knows no "
-        "metric.",
+        "square error. Checkpoints of one training are left out together. A metric worth watching does "
+        "better than the mean of the others, which knows no metric. Metrics are ordered by the first error "
+        "over the second, on the versions that they share.",
+        "Single steps: a gain of the metric is worth nothing where the outcome's gain is shown to be less "
+        "than the rate of versions of other trainings promises. Where it is not, or they establish no rate, "
+        "the study is too noisy to tell.",
         f"Not established: the interval covers zero, or there are fewer than {LEAST_VERSIONS} versions, or "
-        "more than half of the metric's spread over versions is luck of its test queries.",
+        f"these are checkpoints of fewer than {LEAST_FAMILIES} trainings, or more than half of the metric's "
+        "spread over versions is luck of its test queries.",
     ]
     if seeds == 1:
         texts.append(
@@ -63,7 +69,7 @@ def _limits(versions: Versions) -> list[str]:
             1,
             f"The {len(versions.names)} versions are of {families} "
             f"{'family' if families == 1 else 'families'}. Checkpoints of one training resemble each other, "
-            "and metric and AUC may both rise with training for reasons of their own; the intervals take "
-            "them as independent and are too narrow as far as they are not.",
+            "and metric and AUC may both rise with training for reasons of their own. The intervals rest on "
+            "the families alone, and so does the error on left-out versions.",
         )
     return texts

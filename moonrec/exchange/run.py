@@ -6,28 +6,23 @@ alone); tables, plots and report are written when all cells are there.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from moonrec.atomic import atomic_file, storage_errors, write_json
 from moonrec.domains import Domains
 from moonrec.exchange.cells import Cell, Cells
-from moonrec.exchange.estimate import Clock, duration
+from moonrec.exchange.estimate import Clock
 from moonrec.exchange.judge import Judge, judged_values
 from moonrec.exchange.measures import measures
 from moonrec.exchange.plan import ENOUGH_VERSIONS, Version
 from moonrec.exchange.write import RESULTS, Study, write_study
-from moonrec.runs import locked, refuse_other_run, source_commit, versions
+from moonrec.progress import duration
+from moonrec.study.folder import StudyFolder
 
-_COMMAND, _CELLS, _PROVENANCE = "exchange-rate", "cells", "provenance.json"
+_COMMAND = "exchange-rate"
 IDS_ONLY = "ids-only"
 
 
@@ -104,8 +99,7 @@ def tell_plan(request: Request) -> dict[str, Any]:
     Raises:
         UserError: finished cells in the output were made of other options or inputs.
     """
-    refuse_other_run(request.out, _COMMAND)
-    cells = Cells(request.out / _CELLS)
+    cells = Cells(StudyFolder(request.out, _COMMAND).cells)
     every, ids = _cells_of(request)
     lines = _plan_lines(request, cells, every, ids)
     missing = [cell for cell in _flat(every, ids) if not cells.is_finished(cell)]
@@ -119,25 +113,32 @@ def run_exchange(request: Request, steps: Steps) -> dict[str, Any]:
         UserError: finished cells of other options or inputs, a cell that fails, or an output that cannot be
             written.
     """
-    refuse_other_run(request.out, _COMMAND)
-    started = datetime.now(UTC)
-    with storage_errors(request.out), locked(request.out):
-        cells = Cells(request.out / _CELLS)
+    folder = StudyFolder(request.out, _COMMAND)
+    with folder.writing():
+        cells = Cells(folder.cells)
         every, ids = _cells_of(request)
-        missing = [cell for cell in _flat(every, ids) if not cells.is_finished(cell)]
+        flat = _flat(every, ids)
+        missing = [cell for cell in flat if not cells.is_finished(cell)]
         for line in _plan_lines(request, cells, every, ids):
-            _say(line)
-        if not (request.out / _PROVENANCE).exists():
-            # From the first cell on, so that the folder is known as ours when this is stopped.
-            begun = {"command": _COMMAND, "started": started.isoformat(timespec="seconds")}
-            write_json(request.out / _PROVENANCE, begun)
+            folder.say(line)
         if missing:
             # Results of fewer versions must not stand beside cells of more.
             for name in RESULTS:
                 (request.out / name).unlink(missing_ok=True)
-        _compute(request, steps, cells, every, ids)
+        folder.compute(
+            missing,
+            title=lambda cell: f"{cell.version}, {cell.part}",
+            run=lambda cell: cells.run(cell, _computation(cell, steps, cells, every)),
+            seconds=lambda left: _seconds(request, cells, flat, left),
+        )
         metrics = _write(request, cells, every, ids)
-        _write_provenance(request, started, computed=len(missing))
+        folder.finish(
+            request.config,
+            request.inputs,
+            seeds=list(range(request.judge.seeds)),
+            versions_compared=[asdict(version) for version in request.versions],
+            cells_computed=len(missing),
+        )
     return metrics
 
 
@@ -176,8 +177,8 @@ def _plan_lines(request: Request, cells: Cells, every: Sequence[_VersionCells], 
     state = "found" if cells.is_finished(ids) else "to compute"
     lines.append(f"  {IDS_ONLY}: judge {state}, as context")
     if missing:
-        seconds = Clock(request.rows, request.judge.seeds, cells.seconds(flat)).guess(missing)
-        lines.append(f"about {duration(seconds)} to go: a guess from table sizes and finished cells")
+        told = duration(_seconds(request, cells, flat, missing))
+        lines.append(f"about {told} to go: a guess from table sizes and finished cells")
     if len(every) < ENOUGH_VERSIONS:
         lines.append(
             f"with {len(every)} versions no rate will be established; {ENOUGH_VERSIONS} are the fewest"
@@ -185,16 +186,8 @@ def _plan_lines(request: Request, cells: Cells, every: Sequence[_VersionCells], 
     return lines
 
 
-def _compute(request: Request, steps: Steps, cells: Cells, every: Sequence[_VersionCells], ids: Cell) -> None:
-    flat = _flat(every, ids)
-    todo = [cell for cell in flat if not cells.is_finished(cell)]
-    for number, cell in enumerate(todo):
-        _say(f"{cell.version}, {cell.part} ({number + 1} of {len(todo)})")
-        cells.run(cell, _computation(cell, steps, cells, every))
-        rest = todo[number + 1 :]
-        if rest:
-            seconds = Clock(request.rows, request.judge.seeds, cells.seconds(flat)).guess(rest)
-            _say(f"about {duration(seconds)} to go: a rough guess from the cells so far")
+def _seconds(request: Request, cells: Cells, every: Sequence[Cell], left: Sequence[Cell]) -> float:
+    return Clock(request.rows, request.judge.seeds, cells.seconds(every)).guess(left)
 
 
 def _computation(
@@ -216,13 +209,6 @@ def _write(request: Request, cells: Cells, every: Sequence[_VersionCells], ids: 
     evaluations = [None if one.evaluation is None else cells.output(one.evaluation) for one in every]
     judges = [cells.output(one.judge) for one in every]
     found = measures(evaluations, judges, request.judge.seeds, request.domains)
-    notes = [*request.notes]
-    makers = cells.makers(_flat(every, ids))
-    if makers > 1:
-        notes.append(
-            f"The cells were made by {makers} different sets of versions of the software (see made_by in "
-            "cells/*/*.json): a difference may be one of software."
-        )
     study = Study(
         versions=request.versions,
         fingerprints=request.fingerprints,
@@ -233,33 +219,8 @@ def _write(request: Request, cells: Cells, every: Sequence[_VersionCells], ids: 
         judge=request.judge,
         ids_only=judged_values(cells.output(ids)),
         domains=request.domains,
-        notes=notes,
+        notes=[*request.notes, *cells.notes(_flat(every, ids))],
         config=request.config,
         title=request.title,
     )
     return write_study(request.out, study)
-
-
-def _write_provenance(request: Request, started: datetime, computed: int) -> None:
-    text = yaml.safe_dump(json.loads(json.dumps(dict(request.config), default=str)), sort_keys=False)
-    with atomic_file(request.out / "config.yaml") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    write_json(
-        request.out / _PROVENANCE,
-        {
-            "command": _COMMAND,
-            "arguments": sys.argv[1:],
-            "seeds": list(range(request.judge.seeds)),
-            "inputs": dict(request.inputs),
-            "versions_compared": [asdict(version) for version in request.versions],
-            "versions": versions(),
-            "git_commit": source_commit(),
-            "cells_computed": computed,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
-
-
-def _say(text: str) -> None:
-    print(f"[exchange-rate] {text}", file=sys.stderr, flush=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from moonrec.ablation.sections import Section
 from moonrec.exchange.judge import Judge
 from moonrec.exchange.measure_queries import LeftOut
 from moonrec.exchange.observations import ALL, Metric, Outcome, Versions
@@ -27,8 +26,12 @@ from moonrec.exchange.words import (
     outcome_label,
     p_text,
     slope_text,
+    unit_of,
+    value_text,
     wrong_way,
 )
+from moonrec.study.folder import where
+from moonrec.study.sections import KeyFigure, Section
 
 _FIRST = 3
 _MOST_PRINTED = 8
@@ -86,8 +89,8 @@ def terminal_lines(told: Told, out: Path) -> list[str]:
         ranked = of_outcome(told.rates, outcome)[:_MOST_PRINTED]
         width = max(len(metric_label(rate.metric)) for rate in ranked)
         lines += [
-            f"{outcome_label(outcome):4}  {metric_label(rate.metric):{width}}  {slope_text(rate)}"
-            + ("" if rate.established else "  not established")
+            f"{outcome_label(outcome):4}  {metric_label(rate.metric):{width}}  {slope_text(rate)} per "
+            f"{unit_of(rate.metric).step}" + ("" if rate.established else "  not established")
             for rate in ranked
         ]
     lines += [
@@ -95,7 +98,27 @@ def terminal_lines(told: Told, out: Path) -> list[str]:
         for step in told.steps
         if step.domain == ALL and step.metric == IMAGE_SEARCH
     ]
-    return [*lines, "", f"Table: {out / 'table.md'}", f"Report: {out / 'report.html'}"]
+    return [*lines, *where(out)]
+
+
+def key_figures(rates: Sequence[Rate]) -> list[KeyFigure]:
+    """Per outcome over all items, what a point of the first metric and of image search is worth."""
+    return [
+        _key_figure(rate, place)
+        for outcome in _outcomes(rates)
+        for place, rate in enumerate(of_outcome(rates, outcome), 1)
+        if place == 1 or rate.metric == IMAGE_SEARCH
+    ]
+
+
+def _key_figure(rate: Rate, place: int) -> KeyFigure:
+    value, _, interval = slope_text(rate).partition(" ")
+    label = (
+        f"{outcome_label(rate.outcome)} points per {unit_of(rate.metric).step} of {metric_label(rate.metric)}"
+    )
+    if not rate.established:
+        return label, None, f"not established: {rate.why_not}"
+    return label, value, f"{interval}; {'tells most' if place == 1 else f'number {place} of the metrics'}"
 
 
 def headlines(rates: Sequence[Rate]) -> list[str]:
@@ -112,14 +135,15 @@ def _headline(ranked: Sequence[Rate], label: str) -> str:
     if not best.established:
         return f"{label}: no metric's rate is established ({metric_label(best.metric)}: {best.why_not})."
     text = (
-        f"{label}: {metric_label(best.metric)} tells most. A point of it goes with {slope_text(best)} points "
-        f"of {label}, and it predicts a left-out version to ±{number_text(best.loo_error, 100, 3)} points, "
-        f"where the mean of the others is off by {number_text(best.loo_error_mean, 100, 3)}."
+        f"{label}: {metric_label(best.metric)} tells most. Per {unit_of(best.metric).step} of it there are "
+        f"{slope_text(best)} points of {label}, and it predicts a left-out version to "
+        f"±{number_text(best.loo_error, 100, 3)} points, where the mean of the others is off by "
+        f"{number_text(best.loo_error_mean, 100, 3)}."
     )
     image = [(place, rate) for place, rate in enumerate(ranked, 1) if rate.metric == IMAGE_SEARCH]
     if image and image[0][0] > 1:
         place, rate = image[0]
-        told = f"{slope_text(rate)} points of {label} a point"
+        told = f"{slope_text(rate)} points of {label} per {unit_of(rate.metric).step}"
         if not rate.established:
             told = f"not established: {rate.why_not}"
         text += f" {metric_label(IMAGE_SEARCH)} is number {place} of {len(ranked)} ({told})."
@@ -133,17 +157,19 @@ def _worth(rates: Sequence[Rate]) -> Section:
         lines = [
             {
                 "metric": metric_label(rate.metric),
-                f"{label} points per point": slope_text(rate),
+                f"{label} points": slope_text(rate),
+                "per": unit_of(rate.metric).step,
                 "R²": number_text(rate.r2),
                 "Spearman": number_text(rate.spearman),
                 "left-out error, points": number_text(rate.loo_error, 100, 3),
                 "of the mean": number_text(rate.loo_error_mean, 100, 3),
                 "Holm's p": p_text(rate.p_holm),
+                "versions": str(rate.points),
                 "established": _established(rate),
             }
             for rate in ranked
         ]
-        tables.append((f"{label} over {ranked[0].points} versions, best metric first", lines))
+        tables.append((f"{label}, best metric first", lines))
     texts = headlines(rates) or ["The judge has no defined outcome over all items: nothing can be told."]
     return Section("What the metrics are worth", tables, texts)
 
@@ -160,11 +186,12 @@ def _steps(steps: Sequence[Step]) -> Section:
         lines = [
             {
                 "metric": metric_label(step.metric),
-                "its change, points": interval_text(
-                    step.metric_difference, step.metric_ci_low, step.metric_ci_high, 100, 2
-                ),
+                "its change": _change_text(step),
                 "outcome": outcome_label(step.outcome),
-                "points per point": interval_text(step.rate, step.rate_ci_low, step.rate_ci_high),
+                "points": interval_text(
+                    step.rate, step.rate_ci_low, step.rate_ci_high, unit_of(step.metric).slope_scale
+                ),
+                "per": unit_of(step.metric).step,
                 "verdict": step.verdict,
             }
             for step in steps
@@ -178,6 +205,12 @@ def _steps(steps: Sequence[Step]) -> Section:
         "noise of one of the two is not known."
     )
     return Section("Single steps", tables, [text])
+
+
+def _change_text(step: Step) -> str:
+    unit = unit_of(step.metric)
+    limits = (step.metric_difference, step.metric_ci_low, step.metric_ci_high)
+    return f"{interval_text(*limits, unit.scale, 2)} {unit.name}"
 
 
 def _domains(rates: Sequence[Rate]) -> Section:
@@ -196,7 +229,8 @@ def _domains(rates: Sequence[Rate]) -> Section:
                 | {metric_label(name): _cell(slope_of.get((domain, name))) for name in shown}
                 | {"best here": metric_label(best.metric) if best.established else "none established"}
             )
-        tables.append((f"{label} points per point of the metric; in brackets: not established", lines))
+        title = f"{label} points per point of the metric (losses: per nat; cosines: per 0.01)"
+        tables.append((f"{title}; in brackets: not established", lines))
     return Section("By category", tables)
 
 
@@ -215,7 +249,7 @@ def _versions(told: Told) -> Section:
     lines = [
         {"version": name, "family": family}
         | {outcome_label(o.name): _mean_text(o.value_VS[row]) for o in whole}
-        | {metric_label(metric): _share_text(value_of[metric][row]) for metric in names}
+        | {metric_label(metric): value_text(metric, value_of[metric][row]) for metric in names}
         for row, (name, family) in enumerate(zip(versions.names, versions.families, strict=True))
     ]
     context = {outcome_label(o.name): _summary_text(told.ids_only.get(o.name, {})) for o in whole}
@@ -224,7 +258,9 @@ def _versions(told: Told) -> Section:
     )
     texts = [text for o in whole for text in _outstanding(of_outcome(rates, o.name), names)]
     return Section(
-        "Versions", [("In percent; of the judge: mean ± standard deviation over seeds", lines)], texts
+        "Versions",
+        [("In points, losses in nats; of the judge: mean ± standard deviation over seeds", lines)],
+        texts,
     )
 
 
@@ -243,10 +279,6 @@ def _summary_text(summary: Mapping[str, Any]) -> str:
     return f"{100 * mean:.2f} ± {100 * spread:.2f}"
 
 
-def _share_text(value: float) -> str:
-    return number_text(float(value) if np.isfinite(value) else None, 100)
-
-
 def _outstanding(ranked: Sequence[Rate], names: Sequence[str]) -> list[str]:
     """The versions on which the shown slopes hang, and those that promise more than they keep."""
     texts = []
@@ -254,11 +286,13 @@ def _outstanding(ranked: Sequence[Rate], names: Sequence[str]) -> list[str]:
         if rate.metric not in names or rate.most_influential is None:
             continue
         label = outcome_label(rate.outcome)
-        without = (
-            "there is no slope" if rate.slope_without_it is None else f"it is {rate.slope_without_it:+.3f}"
-        )
+        unit = unit_of(rate.metric)
+        without = "there is no slope"
+        if rate.slope_without_it is not None:
+            without = f"it is {interval_text(rate.slope_without_it, None, None, unit.slope_scale)}"
         text = (
-            f"{label} per {metric_label(rate.metric)}: {interval_text(rate.slope, None, None)} with all "
+            f"{label} points per {unit.step} of {metric_label(rate.metric)}: "
+            f"{interval_text(rate.slope, None, None, unit.slope_scale)} with all "
             f"versions; {rate.most_influential} moves it most, without it {without}."
         )
         if rate.overrated is not None and rate.overrated_by is not None:

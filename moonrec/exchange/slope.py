@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from moonrec.exchange.held_out import held_out, root_mean_square
+from moonrec.exchange.families import LEAST_FAMILIES, in_families
+from moonrec.exchange.held_out import HeldOut, held_out, slope_changes
 from moonrec.exchange.line import Line
 from moonrec.exchange.observations import Metric, Outcome, Versions
 from moonrec.exchange.points import Points, constant, points_of
@@ -40,11 +41,13 @@ class Rate:
         p_holm: over all metrics of the same outcome and domain; set where they are compared.
         r2: squared correlation of the metric with the outcome's means over seeds.
         spearman: their rank correlation.
-        loo_error: root mean square error of predicting a left-out version, in units of the outcome.
+        loo_error: root mean square error of predicting a left-out version, in units of the outcome; where
+            families have several versions, a family is left out whole. None with one family.
         loo_error_mean: likewise by the mean of the other versions, which knows no metric.
+        loo_ratio: the first over the second; where metrics are compared, on the versions that they share.
         points: versions that have both.
         seeds: that all of these have.
-        families: of these versions.
+        families: of these versions; where they are fewer, the interval rests on them.
         reliability: the share of the metric's spread over versions that is not sampling noise; None where
             the noise is not known.
         established: the interval excludes zero, over enough versions.
@@ -68,6 +71,7 @@ class Rate:
     spearman: float | None
     loo_error: float | None
     loo_error_mean: float | None
+    loo_ratio: float | None
     points: int
     seeds: int
     families: int
@@ -94,10 +98,10 @@ def exchange_rate(metric: Metric, outcome: Outcome, versions: Versions) -> Rate:
         raise ValueError(f"metric of domain {metric.domain}, outcome of domain {outcome.domain}")
     if not len(metric.value_V) == len(outcome.value_VS) == len(versions.names):
         raise ValueError(f"{metric.name}, {outcome.name}: not of {len(versions.names)} versions")
-    points = points_of(metric, outcome)
+    points = points_of(metric, outcome, versions)
     line = points.line() if points.has_line() else None
     interval = line.interval() if line else None
-    why_not = _why_not(points, line, outcome)
+    why_not = why_not_established(points, line, outcome)
     names = [versions.names[row] for row in points.row_V]
     return Rate(
         metric=metric.name,
@@ -113,14 +117,15 @@ def exchange_rate(metric: Metric, outcome: Outcome, versions: Versions) -> Rate:
         **_prediction(points, names),
         points=len(points.row_V),
         seeds=points.y_VS.shape[1],
-        families=len({versions.families[row] for row in points.row_V}),
+        families=points.families,
         reliability=line.reliability if line and points.metric_noise_known else None,
         established=why_not is None,
         why_not=why_not,
     )
 
 
-def _why_not(points: Points, line: Line | None, outcome: Outcome) -> str | None:
+def why_not_established(points: Points, line: Line | None, outcome: Outcome) -> str | None:
+    """What a rate lacks, in words; None where it is established."""
     if not np.isfinite(outcome.value_VS).any():
         return f"{outcome.name} is undefined in this domain"
     if len(points.row_V) < LEAST_VERSIONS:
@@ -129,7 +134,13 @@ def _why_not(points: Points, line: Line | None, outcome: Outcome) -> str | None:
         return "the metric is the same for every version"
     if line.slope is None:
         return "the versions differ in this metric by little more than sampling noise"
-    low, high = line.interval() or (-np.inf, np.inf)
+    if in_families(points.family_V) and points.families < LEAST_FAMILIES:
+        trainings = "1 training" if points.families == 1 else f"{points.families} trainings"
+        return f"all versions come from {trainings}, whose checkpoints are not independent"
+    interval = line.interval()
+    if interval is None:
+        return "without one of the trainings the metric is the same for every version"
+    low, high = interval
     return None if low > 0 or high < 0 else "the interval of the slope covers zero"
 
 
@@ -142,19 +153,35 @@ def _association(points: Points) -> dict[str, Any]:
 
 def _prediction(points: Points, names: Sequence[str]) -> dict[str, Any]:
     """Errors on left-out versions, and the versions that stand out."""
-    if len(names) < 3 or not points.has_line():
-        keys = ("loo_error", "loo_error_mean", "most_influential", "slope_without_it")
-        return dict.fromkeys((*keys, "overrated", "overrated_by"))
-    found = held_out(points.x_V, points.mean_V)
-    influential = int(np.argmax(np.abs(found.slope_change_V)))
-    others = points.without(influential)
+    found = left_out(points)
+    if found is None:
+        errors = dict.fromkeys(("loo_error", "loo_error_mean", "loo_ratio", "overrated", "overrated_by"))
+        return {**errors, **_influence(points, names)}
     lowest = int(np.argmin(found.error_V))
     overrated = found.error_V[lowest] < 0
     return {
-        "loo_error": root_mean_square(found.error_V),
-        "loo_error_mean": root_mean_square(found.mean_error_V),
-        "most_influential": names[influential],
-        "slope_without_it": others.line().slope if others.has_line() else None,
+        "loo_error": found.error,
+        "loo_error_mean": found.mean_error,
+        "loo_ratio": found.ratio,
         "overrated": names[lowest] if overrated else None,
         "overrated_by": -float(found.error_V[lowest]) if overrated else None,
+        **_influence(points, names),
+    }
+
+
+def left_out(points: Points) -> HeldOut | None:
+    """Each family left out in turn; None with one family, fewer than three versions, or without a line."""
+    if len(points.row_V) < 3 or points.families < 2 or not points.has_line():
+        return None
+    return held_out(points.x_V, points.mean_V, points.family_V)
+
+
+def _influence(points: Points, names: Sequence[str]) -> dict[str, Any]:
+    if len(names) < 3 or not points.has_line():
+        return {"most_influential": None, "slope_without_it": None}
+    influential = int(np.argmax(np.abs(slope_changes(points.x_V, points.mean_V))))
+    others = points.without(influential)
+    return {
+        "most_influential": names[influential],
+        "slope_without_it": others.line().slope if others.has_line() else None,
     }

@@ -5,6 +5,9 @@ seeds, the test users and the test queries. Differences are paired by all three.
 is a ratio of two noisy numbers; its interval is Fieller's (Journal of the Royal Statistical Society B 16,
 1954), which is unbounded where the metric's own difference is not told from zero.
 
+That a gain of the metric shows no gain of the outcome is no evidence that it is worth nothing. This is said
+only of a step whose outcome fell short of what other versions promise; see `moonrec.exchange.promise`.
+
 Legend: V versions, S seeds.
 """
 
@@ -17,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from moonrec.exchange.change import Change, contrast, metric_change, outcome_change
-from moonrec.exchange.line import quantile
+from moonrec.exchange.line import Line, quantile
 from moonrec.exchange.observations import Metric, Outcome, Versions, lower_is_better
 from moonrec.exchange.points import Points, points_of
+from moonrec.exchange.promise import Promise, line_of_others, promise_of
 from moonrec.exchange.words import outcome_label
 
 
@@ -42,6 +46,11 @@ class Step:
         rate: outcome_difference / metric_difference.
         rate_ci_low: of Fieller's 95 % interval; None where it is unbounded.
         rate_ci_high: likewise.
+        promised: what the gain of the metric would be worth at the rate of the versions of other families;
+            None where these establish none.
+        shortfall: outcome_difference − promised.
+        shortfall_ci_low: of its 95 % interval, over all of the above and the error of the rate.
+        shortfall_ci_high: likewise.
         seeds: of the judge.
         verdict: in words.
     """
@@ -60,6 +69,10 @@ class Step:
     rate: float | None
     rate_ci_low: float | None
     rate_ci_high: float | None
+    promised: float | None
+    shortfall: float | None
+    shortfall_ci_low: float | None
+    shortfall_ci_high: float | None
     seeds: int
     verdict: str
 
@@ -90,15 +103,21 @@ def steps(
             for metric in metrics:
                 if metric.domain != outcome.domain:
                     continue
-                points = points_of(metric, outcome, among_V)
+                points = points_of(metric, outcome, versions, among_V)
                 if len(points.row_V) == 2:
-                    found.append(_step(metric, outcome, points, pair))
+                    others = line_of_others(metric, outcome, versions, among_V)
+                    found.append(_step(metric, outcome, points, others, pair))
     return found
 
 
-def _step(metric: Metric, outcome: Outcome, points: Points, pair: tuple[str, str]) -> Step:
+def _step(
+    metric: Metric, outcome: Outcome, points: Points, others: Line | None, pair: tuple[str, str]
+) -> Step:
     x, y = metric_change(points), outcome_change(points)
-    rate, limits = _rate(x, y, contrast(points.noise.shared_VV))
+    shared = contrast(points.noise.shared_VV)
+    rate, limits = _rate(x, y, shared)
+    promise = promise_of(others, x, y, shared)
+    direction = -1 if lower_is_better(metric.name) else 1
     metric_low, metric_high = x.interval()
     outcome_low, outcome_high = y.interval()
     return Step(
@@ -116,8 +135,12 @@ def _step(metric: Metric, outcome: Outcome, points: Points, pair: tuple[str, str
         rate=rate,
         rate_ci_low=limits[0],
         rate_ci_high=limits[1],
+        promised=promise.value if promise else None,
+        shortfall=promise.shortfall.value if promise else None,
+        shortfall_ci_low=promise.shortfall.interval()[0] if promise else None,
+        shortfall_ci_high=promise.shortfall.interval()[1] if promise else None,
         seeds=points.y_VS.shape[1],
-        verdict=_verdict(x, y, outcome_label(outcome.name), -1 if lower_is_better(metric.name) else 1),
+        verdict=_verdict(x, y, promise, outcome_label(outcome.name), direction),
     )
 
 
@@ -140,7 +163,7 @@ def _rate(
     return ratio, ((b - half) / a, (b + half) / a)
 
 
-def _verdict(x: Change, y: Change, outcome: str, direction: int) -> str:
+def _verdict(x: Change, y: Change, promise: Promise | None, outcome: str, direction: int) -> str:
     low, high = y.interval()
     if low is None or high is None:
         return "cannot be told: with one seed of the judge there is no interval"
@@ -152,8 +175,18 @@ def _verdict(x: Change, y: Change, outcome: str, direction: int) -> str:
     if high < 0:
         return f"costs{'' if moved > 0 else ', without a clear gain of the metric'} ({between})"
     if moved > 0:
-        return f"worth nothing that this study could see ({between})"
+        return f"{_of_gain_without_gain(promise)} ({between})"
     return f"neither a clear gain of the metric nor of {outcome} ({between})"
+
+
+def _of_gain_without_gain(promise: Promise | None) -> str:
+    """Of a clear gain of the metric beside which the outcome's interval covers zero."""
+    if promise is None:
+        return "too noisy to tell: the other versions establish no rate to compare with"
+    promised = f"what the rate of the others promises, {promise.value:+.4f}"
+    if promise.excluded:
+        return f"worth nothing: the study excludes {promised}"
+    return f"too noisy to tell: the study does not exclude {promised}"
 
 
 def _moved(x: Change, direction: int) -> int:

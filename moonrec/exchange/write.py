@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moonrec.atomic import atomic_file, write_json
+from moonrec.atomic import write_json
 from moonrec.domains import Domains
 from moonrec.exchange.judge import Judge, summary_of
 from moonrec.exchange.measures import Measures, constant_metrics
@@ -18,11 +17,12 @@ from moonrec.exchange.observations import ALL, Versions
 from moonrec.exchange.plan import Version
 from moonrec.exchange.plots import exchange_plots
 from moonrec.exchange.ranking import exchange_rates
-from moonrec.exchange.sections import Section, Told, sections, terminal_lines
+from moonrec.exchange.sections import Told, key_figures, sections, terminal_lines
 from moonrec.exchange.slope import Rate
 from moonrec.exchange.steps import steps
-from moonrec.markdown import markdown_table
 from moonrec.report import Report, add_provenance
+from moonrec.study.sections import Section, add_sections, write_markdown
+from moonrec.text_tables import write_csv
 
 RESULTS = ("metrics.json", "table.md", "rates.csv", "report.html")
 """What stands in the output only when all cells do."""
@@ -90,8 +90,9 @@ def write_study(out: Path, study: Study) -> dict[str, Any]:
         notes=study.notes,
     )
     parts = sections(told)
-    _write_csv(out / "rates.csv", metrics["rates"])
-    _write_markdown(out / "table.md", study.title, parts)
+    columns = list(Rate.__dataclass_fields__)
+    write_csv(out / "rates.csv", columns, ([rate[name] for name in columns] for rate in metrics["rates"]))
+    write_markdown(out / "table.md", study.title, parts)
     _write_report(out / "report.html", study, told, parts)
     # Last, so that where it stands the others do.
     write_json(out / "metrics.json", metrics)
@@ -116,38 +117,12 @@ def _versions(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _write_csv(path: Path, rates: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(Rate.__dataclass_fields__)
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rates)
-
-
-def _write_markdown(path: Path, title: str, parts: Sequence[Section]) -> None:
-    text = [f"# {title}", ""]
-    for part in parts:
-        text += [f"## {part.heading}", ""]
-        for caption, lines in part.tables:
-            text += [f"{caption}:", "", *markdown_table(lines), ""]
-        for paragraph in part.texts:
-            text += [paragraph, ""]
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(text), encoding="utf-8")
-
-
 def _write_report(path: Path, study: Study, told: Told, parts: Sequence[Section]) -> None:
-    """The plots stand after the first section, which answers."""
+    """The plots stand in the first section, which answers."""
     count = len(study.versions)
     report = Report(study.title, f"{count} versions, judge with {study.judge.seeds} seeds each")
+    report.headline(key_figures(told.rates))
     plots = exchange_plots(told.metrics, told.outcomes, told.versions, told.rates, study.reference)
-    for number, part in enumerate(parts):
-        report.heading(part.heading)
-        for caption, lines in part.tables:
-            report.table(lines, caption)
-        for paragraph in part.texts:
-            report.text(paragraph)
-        for plot in plots if number == 0 else ():
-            report.figure(plot.figure, plot.caption)
+    add_sections(report, [replace(parts[0], plots=plots), *parts[1:]])
     add_provenance(report, study.config, study.judge.inputs)
     report.save(path)
