@@ -157,10 +157,11 @@ def test_plots_show_ranking_and_what_readers_ask_for_at_phone_width() -> None:
 
 
 def test_first_section_answers_and_ranks() -> None:
-    first = sections(_told())[0]
+    first, ranked = sections(_told())[:2]
+    assert not first.tables
     assert first.texts[0].startswith("AUC: top-3 cosine, AUC tells most.")
     assert "image → item, hit@10 is number 3 of 4 (not established" in first.texts[0]
-    caption, lines = first.tables[0]
+    caption, lines = ranked.tables[0]
     assert caption == "AUC, best metric first"
     assert {line["versions"] for line in lines} == {"8"}
     assert [line["established"].split(":")[0] for line in lines] == ["yes", "yes", "no", "no"]
@@ -170,9 +171,15 @@ def test_first_section_answers_and_ranks() -> None:
 
 def test_sections_tell_the_gain_that_is_worth_nothing_and_the_version_that_promises_too_much() -> None:
     found = {part.heading: part for part in sections(_told())}
-    lines = dict(found["Single steps"].tables)["From run/1-00 to decoy"]
-    image = next(line for line in lines if line["metric"] == "image → item, hit@10")
-    assert image["verdict"].startswith("worth nothing: the study excludes what the rate of")
+    own = [
+        caption
+        for caption, lines in found["Single steps"].tables
+        for line in lines
+        if line["metric"] == "image → item, hit@10"
+    ]
+    assert len(own) == 1
+    assert own[0].startswith("From run/1-00 to decoy, AUC ")
+    assert own[0].endswith(": worth nothing: the study excludes what the rate of the others promises")
     assert any("decoy promises most that it does not keep" in text for text in found["Versions"].texts)
     assert dict(found["Versions"].tables[0][1][-1])["version"] == "ids alone"
 
@@ -206,9 +213,11 @@ def test_a_rate_that_is_not_established_is_no_figure_in_large_type() -> None:
     assert (nothing, why.split(":")[0]) == (None, "not established")
 
 
-def test_no_rate_is_told_in_words() -> None:
+def test_no_rate_is_told_in_words(tmp_path: Path) -> None:
     told = replace(_told(), rates=[], steps=[], outcomes=[])
     assert "nothing can be told" in sections(told)[0].texts[0]
+    assert "Every metric" not in [part.heading for part in sections(told)]
+    assert "nothing can be told" in terminal_lines(told, tmp_path)[0]
 
 
 def test_labels_and_intervals_for_readers() -> None:
@@ -241,8 +250,8 @@ def test_losses_are_told_in_nats_and_cosines_as_they_are() -> None:
 
 def test_tables_tell_the_unit_of_every_change_and_slope() -> None:
     found = {part.heading: part for part in sections(_told())}
-    ranked = {line["metric"]: line for line in found["What the metrics are worth"].tables[0][1]}
-    changed = {line["metric"]: line for line in found["Single steps"].tables[0][1]}
+    ranked = {line["metric"]: line for line in found["Every metric"].tables[0][1]}
+    changed = {line["metric"]: line for _, lines in found["Single steps"].tables for line in lines}
     for label, unit, per in (
         ("text → item, contrastive loss (less is better)", "nats", "nat"),
         ("agreement, image text", "cosine", "0.01"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,51 @@ def test_a_domain_with_few_rows_or_one_class_is_left_out_with_its_metrics(tmp_pa
     assert {metric.domain for metric in found.metrics} == {"all", "many"}
     reasons = {one.domain: one.reason for one in found.left_out}
     assert reasons == {"one class": "all 250 test impressions have the label 0"}
+
+
+def test_an_outcome_whose_spread_over_users_is_unknown_is_left_out(tmp_path: Path) -> None:
+    """A domain where one user alone has both classes has a GAUC, but nobody to tell how it would vary."""
+    random = np.random.default_rng(6)
+    users = random.integers(1, 30, 1_000)
+    label = users % 2
+    users[:20], label[:20] = 0, np.arange(20) % 2
+    scores = {"score": random.random(1_000), "top3_cosine": random.random(1_000)}
+    runs = [judge_run(tmp_path / str(v), scores, users, label) for v in range(2)]
+    metrics, outcomes, left_out = click_measures(
+        runs, 1, Domains(pa.array([], pa.string()), np.zeros(0, np.int32), [], 0)
+    )
+    assert [outcome.name for outcome in outcomes] == ["auc"]
+    assert [metric.name for metric in metrics] == ["top3_cosine.auc"]
+    assert outcomes[0].covariance_VV is not None
+    assert np.isfinite(outcomes[0].covariance_VV).all()
+    assert [(one.name, one.reason) for one in left_out] == [
+        ("gauc", "fewer than two users have both a click and a row without one")
+    ]
+
+
+def test_labels_are_read_set_by_set_without_an_object_per_row() -> None:
+    right = np.arange(20_000) % 7
+    names = [f"attribute{number}" for number in range(8)]
+    tables = [pa.concat_tables(labels(right, right, "attributes", name) for name in names)] * 2
+    tracemalloc.start()
+    metrics, _ = label_metrics(tables)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert named(metrics, "attributes.accuracy").value_V == pytest.approx(1.0)
+    # 15 bytes for each of the 320,000 rows; with names and domains as Python objects it were over 100.
+    assert peak < 320_000 * 30
+
+
+def test_labels_of_other_items_in_another_order_are_paired_by_item() -> None:
+    random = np.random.default_rng(7)
+    right, said = random.integers(0, 3, 200), random.integers(0, 3, (2, 200))
+    first, second = (labels(one, right, "attributes", "colour") for one in said)
+    domain = pa.array(["hats" if item < 120 else None for item in range(200)])
+    place = first.column_names.index("domain")
+    first, second = (table.set_column(place, "domain", domain) for table in (first, second))
+    kept, shuffled = np.arange(150), 50 + random.permutation(150)
+    metrics, _ = label_metrics([first.take(pa.array(kept)), second.take(pa.array(shuffled))])
+    both = np.arange(50, 150)
+    whole, hats = (named(metrics, "attributes.accuracy", name) for name in ("all", "hats"))
+    assert whole.value_V == pytest.approx((said == right)[:, both].mean(axis=1))
+    assert hats.value_V == pytest.approx((said == right)[:, 50:120].mean(axis=1))

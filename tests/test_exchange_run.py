@@ -29,7 +29,7 @@ from moonrec.tables import open_table
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("market") / "data"
-    simulate(folder, items=60, users=90, image_size=48)
+    simulate(folder, items=48, users=80, image_size=32)
     return folder
 
 
@@ -37,8 +37,8 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(market: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Two epochs of one training and a run: random encoders, since nothing is asked of their quality."""
     folder = tmp_path_factory.mktemp("encoders")
-    places = ("one/epochs/1-00/model", "one/epochs/1-01/model", "two/model")
-    for seed, place in enumerate(places):
+    places = ("one/epochs/1-00/model", "one/epochs/1-01/model", "two/model", "other/epochs/1-00/model")
+    for seed, place in zip((0, 1, 2, 0), places, strict=True):
         (folder / place).mkdir(parents=True)
         busy_encoder(seed).save_pretrained(folder / place)
     config = ExchangeConfig(
@@ -47,10 +47,10 @@ def run(market: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
         impressions=str(market / "impressions_train.parquet"),
         test=str(market / "impressions_test.parquet"),
         events=str(market / "events.parquet"),
-        trajectory=(f"one={folder / 'one'}",),
+        trajectory=(f"one={folder / 'one'}", f"other={folder / 'other'}"),
         version=(f"two={folder / 'two'}",),
         judge=("content=simscore",),
-        compare=("one/1-00:one/1-01",),
+        compare=("other/1-00:one/1-01",),
         seeds=1,
         dim=16,
         device="cpu",
@@ -69,6 +69,29 @@ def test_epochs_of_a_training_are_versions_of_one_family(run: tuple[Path, dict[s
     ]
     assert {rate["families"] for rate in run[1]["rates"]} == {2}
     assert len({version["fingerprint"] for version in versions}) == 3
+
+
+def test_the_start_that_two_trainings_share_counts_once(run: tuple[Path, dict[str, Any]]) -> None:
+    told = "other/1-00 is the same encoder as one/1-00 and counts once, as one/1-00."
+    assert told in run[1]["notes"]
+    assert {(step["before"], step["after"]) for step in run[1]["steps"]} == {("one/1-00", "one/1-01")}
+
+
+def test_a_width_that_no_encoder_was_trained_for_is_that_of_principal_directions(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    cell = run[0] / "cells" / "two"
+    cut, whole = (
+        np.concatenate(list(EmbeddingSet.open(cell / name).blocks())).astype(np.float64)
+        for name in ("vectors", "vectors-whole")
+    )
+    assert (cut.shape[1], whole.shape[1]) == (16, 32)
+    directions = np.linalg.svd(whole, full_matrices=False)[2][:16]
+    expected = whole @ directions.T
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert cut @ cut.T == pytest.approx(expected @ expected.T, abs=3e-3)
+    record = json.loads((cell / "vectors.json").read_text())
+    assert record["options"]["narrowing"] == "principal directions"
 
 
 def test_every_task_gives_metrics_that_are_those_of_evaluate(run: tuple[Path, dict[str, Any]]) -> None:

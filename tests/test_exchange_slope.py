@@ -185,3 +185,17 @@ def test_version_that_gains_in_the_metric_only_is_named() -> None:
     rate = _rate(x, [[0.5 + 0.1 * value] for value in x[:5]] + [[0.52]])
     assert rate.overrated == "v5"
     assert rate.overrated_by == pytest.approx(0.04)
+
+
+def test_a_rate_that_hangs_on_one_training_is_not_established_and_names_it() -> None:
+    """Its checkpoints stand in for each other: without either of them little would change."""
+    families = [*"abcdef", "broken", "broken"]
+    x = [0.70, 0.71, 0.72, 0.73, 0.74, 0.75, 0.0, 0.02]
+    y = [0.503, 0.5, 0.504, 0.499, 0.502, 0.501, 0.40, 0.405]
+    many = Versions([f"v{number}" for number in range(8)], families)
+    rate = exchange_rate(
+        Metric("recall", ALL, np.array(x), None), Outcome("auc", ALL, np.array(y)[:, None], None), many
+    )
+    assert not rate.established
+    assert (rate.most_influential, rate.established_without_it) == ("broken", False)
+    assert rate.slope_without_it == pytest.approx(stats.linregress(x[:6], y[:6]).slope)

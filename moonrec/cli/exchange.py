@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from moonrec.cli import main
 from moonrec.cli.encoder_options import computing, run_folder, with_cache
@@ -14,6 +15,7 @@ from moonrec.errors import UserError
 
 _TABLES = ("items", "impressions", "test", "events")
 _SIZES = ("users", "seed")
+_DEMO = ("demo", "items", *_SIZES, "seeds", "plan", "out", "json_")
 
 
 @command(main, "exchange-rate")
@@ -72,14 +74,15 @@ def exchange_rate(demo: bool, **options: Any) -> dict[str, Any]:
 
 
 def _demo(options: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
-    for name in ("searches", "impressions", "test", "events", "version", "trajectory", "compare", "judge"):
-        if options[name]:
-            raise UserError(f"--demo makes its own data and versions; leave --{name} out")
+    given = click.get_current_context()
+    for name in given.params:
+        if name not in _DEMO and given.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UserError(f"--demo makes its own data and versions; leave --{name.replace('_', '-')} out")
     items = options["items"]
     if items is not None and not (items.isascii() and items.isdigit()):
         raise UserError(f"--items {items}: with --demo expected how many items to simulate, as 2400")
     from moonrec.cli.exchange_demo import run_demo
 
-    given = {name: value for name, value in sizes.items() if value is not None}
-    given |= {} if items is None else {"items": int(items)}
-    return run_demo(options["out"], seeds=options["seeds"], plan=options["plan"], **given)
+    chosen = {name: value for name, value in sizes.items() if value is not None}
+    chosen |= {} if items is None else {"items": int(items)}
+    return run_demo(options["out"], seeds=options["seeds"], plan=options["plan"], **chosen)

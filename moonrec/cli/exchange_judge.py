@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from moonrec.cli.command_flags import flags_of, read_flags
 from moonrec.errors import UserError
 from moonrec.exchange.judge import Judge
+from moonrec.exchange.measure_clicks import FEWEST_IMPRESSIONS
 from moonrec.study.settings import check_settings, parse_settings
 from moonrec.table_spec import USERS
 from moonrec.tables import EVENTS, IMPRESSIONS, ITEMS, Table, open_table
@@ -25,6 +29,9 @@ _BY_CONTENT = (
     "impressions", "test", "events", "items", "users", "validation", "embeddings", "query_embeddings",
     "seed", "seeds", "out", "checkpoint_minutes",
 )  # fmt: skip
+_ROW = ["user_id", "item_id", "timestamp"]
+# Ours: of coarse times and repeated impressions; more is no accident.
+_MOST_SHARED = 0.01
 _SPECS = {
     "impressions": IMPRESSIONS, "test": IMPRESSIONS, "events": EVENTS, "items": ITEMS, "users": USERS,
     "validation": IMPRESSIONS,
@@ -83,11 +90,55 @@ def click_model(tables: Mapping[str, str], out: str, seeds: int, given: Sequence
     return ClickModel(config, opened)
 
 
+def leak_notes(tables: Mapping[str, Table]) -> list[str]:
+    """Warnings where the judge learns from the time of its own test.
+
+    Raises:
+        UserError: many of the test rows are training rows.
+    """
+    train, test = tables["impressions"], tables["test"]
+    learnt, tested = train.time_range, test.time_range
+    if learnt is None or tested is None or learnt[1] < tested[0]:
+        return []
+    notes = [
+        "Training impressions reach into the time of the test impressions: what the judge reaches may be "
+        "optimistic for all versions alike."
+    ]
+    rows, shared = test.count_rows(), _shared_rows(train, test, tested)
+    if shared > _MOST_SHARED * rows:
+        raise UserError(
+            f"--test {test.path}: {shared:,} of its {rows:,} rows (user, item, time) stand in --impressions "
+            f"{train.path} too, so the judge would be tested on what it learnt; hold test rows out"
+        )
+    if shared:
+        notes.append(f"{shared:,} of the {rows:,} test rows (user, item, time) are training rows too.")
+    return notes
+
+
+def _shared_rows(train: Table, test: Table, tested: tuple[int, int]) -> int:
+    """How many rows of the test are the training's, by user, item and time; `tested` is the test's times."""
+    rows = test.read(_ROW)
+    begin, end = (pa.scalar(time, pa.int64()).cast(rows.schema.field("timestamp").type) for time in tested)
+    late = [
+        batch.filter(
+            pc.and_(pc.greater_equal(batch["timestamp"], begin), pc.less_equal(batch["timestamp"], end))
+        )
+        for batch in train.batches(_ROW)
+    ]
+    learnt = pa.Table.from_batches(late, rows.schema)
+    return len(rows.join(learnt, _ROW, join_type="left semi"))
+
+
 def _check_tables(tables: Mapping[str, Table]) -> None:
     train, test = tables["impressions"], tables["test"]
     if train.fingerprint() == test.fingerprint():
         raise UserError(
             f"--test {test.path}: is the same table as --impressions {train.path}; expected other rows"
+        )
+    if test.count_rows() < FEWEST_IMPRESSIONS:
+        raise UserError(
+            f"--test {test.path}: has {test.count_rows():,} rows, too few for an AUC; give at least "
+            f"{FEWEST_IMPRESSIONS}"
         )
     for option, table in (("--impressions", train), ("--test", test)):
         labels = table.read(["label"])["label"].unique().to_pylist()

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonrec.cli.exchange_judge import click_model
+from moonrec.cli.exchange_judge import click_model, leak_notes
 from moonrec.cli.exchange_versions import Catalogue, Opened, VersionSteps, check_widths, opened
 from moonrec.cli.study_inputs import one_process, plain_options
 from moonrec.domains import item_domains
+from moonrec.errors import UserError
 from moonrec.exchange.plan import Version, check_version, planned_steps, planned_versions
+from moonrec.exchange.repeats import distinct
 from moonrec.exchange.run import Request, Steps, run_exchange, tell_plan
 from moonrec.output_place import folder_or_none, refuse_inside_inputs
 from moonrec.tables import ITEMS, SEARCHES, Table, open_table
@@ -88,30 +90,35 @@ def exchange_rate(config: ExchangeConfig, telling: Telling | None = None) -> dic
     """
     one_process("exchange-rate")
     telling = telling or Telling()
-    versions = planned_versions(config.version, config.trajectory)
-    pairs = planned_steps(config.compare, versions)
-    reference = config.reference or versions[0].name
-    check_version("--reference", reference, versions)
+    given = planned_versions(config.version, config.trajectory)
+    pairs = planned_steps(config.compare, given)
+    reference = config.reference or given[0].name
+    check_version("--reference", reference, given)
     items = open_table(config.items, ITEMS)
     searches = open_table(config.searches, SEARCHES) if config.searches else None
     named = {name: getattr(config, name) for name in ("impressions", "test", "events", "items")}
     model = click_model(named, config.out, config.seeds, config.judge)
-    _check_output(config, versions, {**model.tables, **({"searches": searches} if searches else {})})
+    _check_output(config, given, {**model.tables, **({"searches": searches} if searches else {})})
     catalogue = Catalogue(items, config.items, config.modality, config.device, config.cache)
-    found = [opened(version, catalogue) for version in versions]
-    dim = check_widths(found, config.dim)
+    found = {version.name: opened(version, catalogue) for version in given}
+    kept = distinct(given, [one.fingerprint for one in found.values()])
+    versions = kept.versions
+    dim = check_widths(list(found.values()), config.dim)
+    projected = frozenset(
+        v.name for v in versions if v.kind != "embeddings" and not found[v.name].is_prefix(dim)
+    )
     domains = item_domains(items, config.domain_level)
     judge = model.judge()
     inputs = dict(judge.inputs) | ({"searches": searches.fingerprint()} if searches else {})
-    evaluated, told = _evaluated(versions, searches)
+    evaluated, told = _evaluated(versions, searches, items, config.tasks)
     request = Request(
         out=Path(config.out),
         versions=versions,
-        fingerprints=[one.fingerprint for one in found],
+        fingerprints=kept.fingerprints,
         dim=dim,
         evaluated=evaluated,
-        pairs=pairs,
-        reference=reference,
+        pairs=kept.pairs(pairs),
+        reference=kept.kept_as[reference],
         judge=judge,
         vectors={"modality": config.modality, "device": catalogue.device_kind},
         evaluation={"tasks": list(config.tasks) if config.tasks else None, "domain_level": domains.level},
@@ -120,27 +127,48 @@ def exchange_rate(config: ExchangeConfig, telling: Telling | None = None) -> dic
         | ({"searches": searches.count_rows()} if searches else {}),
         domains=domains,
         config=plain_options(config),
-        notes=[*telling.notes, *told, *_coverage_notes(found), *_leak_notes(model.tables, searches)],
+        projected=projected,
+        notes=[
+            *telling.notes,
+            *kept.notes,
+            *told,
+            *_coverage_notes(list(found.values())),
+            *leak_notes(model.tables),
+        ],
         title=telling.title,
     )
     if config.plan:
         return tell_plan(request)
-    steps = VersionSteps(catalogue, dim, config.searches, config.tasks, config.domain_level)
+    steps = VersionSteps(catalogue, dim, config.searches, config.tasks, config.domain_level, projected)
     return run_exchange(request, Steps(steps.vectors, steps.evaluate, model.run))
 
 
 def _check_output(config: ExchangeConfig, versions: Sequence[Version], tables: Mapping[str, Table]) -> None:
     given: list[tuple[str, Path | str | None]] = [(f"--{name}", table.path) for name, table in tables.items()]
     given += [("--version", folder_or_none(version.path)) for version in versions]
+    given += [("--trajectory", text.partition("=")[2]) for text in config.trajectory]
     refuse_inside_inputs(config.out, given)
 
 
-def _evaluated(versions: Sequence[Version], searches: Table | None) -> tuple[frozenset[str], list[str]]:
-    """The versions that are evaluated, and why others are not."""
+def _evaluated(
+    versions: Sequence[Version], searches: Table | None, items: Table, tasks: Sequence[str] | None
+) -> tuple[frozenset[str], list[str]]:
+    """The versions that are evaluated, and why others are not.
+
+    Raises:
+        UserError: tasks that are none, or that these versions and tables do not allow.
+    """
     if searches is None:
+        if tasks:
+            raise UserError(f"--tasks {','.join(tasks)}: are measured on test searches; name --searches")
         return frozenset(), ["No --searches: of the intermediate metrics only the top-3 cosines are known."]
     sets = [version.name for version in versions if version.kind == "embeddings"]
     others = [version.name for version in versions if version.kind != "embeddings"]
+    if others or tasks or "query_item_id" in searches.column_names:
+        from encoders.evaluation.tasks import Available, Plan
+
+        # Before the first cell: a mistake there would cost the hours of those before it.
+        Plan.of(tasks, Available(searches, items, has_encoder=bool(others)))
     if sets and others:
         return frozenset(others), [
             f"Embedding sets ({', '.join(sets)}) are asked with the vectors of catalogue items, encoders "
@@ -162,15 +190,4 @@ def _coverage_notes(found: Sequence[Opened]) -> list[str]:
         + "."
         for one in found
         if one.coverage < 1 or one.foreign
-    ]
-
-
-def _leak_notes(tables: Mapping[str, Table], searches: Table | None) -> list[str]:
-    """A warning where the judge learns from the time of its own test."""
-    train, test = tables["impressions"].time_range, tables["test"].time_range
-    if train is None or test is None or train[1] < test[0]:
-        return []
-    return [
-        "Training impressions reach into the time of the test impressions: what the judge reaches may be "
-        "optimistic for all versions alike."
     ]

@@ -21,8 +21,8 @@ from moonrec.exchange.plan import UNTRAINED, Version
 from moonrec.ids import rows_of
 from moonrec.tables import Table
 
-# Ours: a set that lacks more than this share of the catalogue is one of another catalogue.
-_LEAST_COVERAGE = 0.5
+# Ours: among fewer items it is easier to find the right one, and the judge has less to go by.
+_LEAST_COVERAGE = 0.99
 _EXAMPLES = 3
 
 
@@ -57,6 +57,7 @@ class Opened:
         version: it.
         width: of its vectors.
         fingerprint: by content.
+        sizes: widths below its own that it was trained for.
         coverage: share of the catalogue that it has vectors for; 1 for encoders.
         foreign: its vectors of items that the catalogue does not have.
     """
@@ -64,15 +65,20 @@ class Opened:
     version: Version
     width: int
     fingerprint: str
+    sizes: tuple[int, ...] = ()
     coverage: float = 1.0
     foreign: int = 0
+
+    def is_prefix(self, dim: int) -> bool:
+        """Whether the first `dim` components are vectors of that width."""
+        return dim == self.width or dim in self.sizes
 
 
 def opened(version: Version, catalogue: Catalogue) -> Opened:
     """Look at a version.
 
     Raises:
-        UserError: it cannot be read, or its vectors are those of another catalogue.
+        UserError: it cannot be read, or it has no vectors for a part of the catalogue.
     """
     if version.kind == "embeddings":
         return _opened_set(version, catalogue)
@@ -81,10 +87,10 @@ def opened(version: Version, catalogue: Catalogue) -> Opened:
     encoder, ready = load_encoder(version.path, catalogue.items)
     if version.kind == "untrained":
         # It is fitted to the catalogue, whose fingerprint stands beside it.
-        return Opened(version, encoder.config.dim, f"{UNTRAINED} {encoder.config.dim}")
-    return Opened(
-        version, encoder.config.dim, encoder.fingerprint() if ready else folder_digest(Path(version.path))
-    )
+        fingerprint = f"{UNTRAINED} {encoder.config.dim}"
+    else:
+        fingerprint = encoder.fingerprint() if ready else folder_digest(Path(version.path))
+    return Opened(version, encoder.config.dim, fingerprint, tuple(encoder.config.dims))
 
 
 def check_widths(found: Sequence[Opened], dim: int | None) -> int:
@@ -119,10 +125,16 @@ def _opened_set(version: Version, catalogue: Catalogue) -> Opened:
         examples = ", ".join(missing.slice(0, _EXAMPLES).to_pylist())
         raise UserError(
             f"--version {version.name}={version.path}: lacks {len(missing):,} of the {len(rows_N):,} items "
-            f"of {catalogue.path} ({examples}, …), so it is of another catalogue; embed this one"
+            f"of {catalogue.path} ({examples}, …), so it would search among fewer than the others; embed "
+            f"at least {_LEAST_COVERAGE:.0%}"
         )
     foreign = len(found) - int(np.count_nonzero(rows_N))
-    return Opened(version, found.dimension, found.fingerprint, coverage, foreign)
+    return Opened(version, found.dimension, found.fingerprint, _sizes(found), coverage, foreign)
+
+
+def _sizes(found: EmbeddingSet) -> tuple[int, ...]:
+    known = found.metadata.get("matryoshka_sizes")
+    return tuple(known) if isinstance(known, list) else ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,7 @@ class VersionSteps:
         searches: path of the test searches, if there are any.
         tasks: of `moonrec evaluate`; None: all that the data allow.
         domain_level: of categories.
+        projected: names of the encoders that were not trained for D.
     """
 
     catalogue: Catalogue
@@ -142,12 +155,20 @@ class VersionSteps:
     searches: str | None
     tasks: tuple[str, ...] | None
     domain_level: int | None
+    projected: frozenset[str] = frozenset()
 
     def vectors(self, version: Version, out: Path) -> None:
         """Write a version's embedding set of width D, over the catalogue's items."""
         if version.kind == "embeddings":
             write_cut(EmbeddingSet.open(version.path), self.dim, self.catalogue.ids, out)
             return
+        if version.name not in self.projected:
+            self._export(version, self.dim, out)
+            return
+        self._export(version, None, _whole(out))
+        write_cut(EmbeddingSet.open(_whole(out)), self.dim, self.catalogue.ids, out)
+
+    def _export(self, version: Version, dim: int | None, out: Path) -> None:
         from encoders.export import ExportConfig, export
 
         export(
@@ -156,7 +177,7 @@ class VersionSteps:
                 items=self.catalogue.path,
                 out=str(out),
                 modality=self.catalogue.modality,
-                dim=self.dim,
+                dim=dim,
                 device=self.catalogue.device,
                 cache=self.catalogue.cache,
             )
@@ -167,19 +188,29 @@ class VersionSteps:
         from encoders.evaluate import EvaluateConfig, evaluate
 
         assert self.searches is not None
+        projected = version.name in self.projected
+        if projected and not _whole(vectors).is_dir():
+            self._export(version, None, _whole(vectors))
         evaluate(
             EvaluateConfig(
                 searches=self.searches,
                 out=str(out),
                 items=self.catalogue.path,
                 encoder=None if version.kind == "embeddings" else version.path,
-                embeddings=str(vectors),
+                # Queries go to the principal directions too, which are those of the whole vectors.
+                embeddings=str(_whole(vectors) if projected else vectors),
+                dim=self.dim if projected else None,
                 tasks=self.tasks,
                 device=self.catalogue.device,
                 cache=self.catalogue.cache,
                 domain_level=self.domain_level,
             )
         )
+
+
+def _whole(vectors: Path) -> Path:
+    """Where the vectors stand that others of a smaller width are made of."""
+    return vectors.with_name(f"{vectors.name}-whole")
 
 
 def write_cut(found: EmbeddingSet, dim: int, ids: pa.ChunkedArray, out: Path) -> None:
@@ -192,8 +223,7 @@ def write_cut(found: EmbeddingSet, dim: int, ids: pa.ChunkedArray, out: Path) ->
 
     cut = Narrowing(found.dimension)
     if dim < found.dimension:
-        known = found.metadata.get("matryoshka_sizes")
-        if isinstance(known, list) and dim in known:
+        if dim in _sizes(found):
             cut = Narrowing(dim)
         else:
             cut = Narrowing(found.dimension, principal_directions(found.blocks(), dim))

@@ -8,16 +8,25 @@ on with.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from moonrec.atomic import write_json
+from moonrec.embedding_writer import METADATA_FILE, VECTORS_FILE
 from moonrec.errors import UserError
 from moonrec.study.records import check_record, made_by, read_record, version_notes
 
 Part = Literal["vectors", "evaluation", "judge"]
+Pace = tuple[Part, bool]
+"""A part, and whether the vectors that it begins with are there: nothing has to be encoded then."""
+# What rates are read from: where one of them was lost, the cell has to be made again.
+_FILES: Mapping[Part, Sequence[str]] = {
+    "vectors": (METADATA_FILE, VECTORS_FILE),
+    "evaluation": ("metrics.json", "queries.parquet", "labels.parquet", "agreement.parquet"),
+    "judge": ("metrics.json", "test_scores.parquet"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,12 +38,19 @@ class Cell:
         part: what is computed.
         options: all that decide its result.
         inputs: a fingerprint per input.
+        ready: whether the version is an embedding set.
     """
 
     version: str
     part: Part
     options: Mapping[str, Any]
     inputs: Mapping[str, str]
+    ready: bool = False
+
+    @property
+    def pace(self) -> Pace:
+        """What cells take as long as this one."""
+        return self.part, self.ready and self.part != "judge"
 
 
 class Cells:
@@ -49,20 +65,20 @@ class Cells:
         return self._folder / cell.version / cell.part
 
     def is_finished(self, cell: Cell) -> bool:
-        """Whether the cell is there.
+        """Whether the cell is there, with all files that are read from it.
 
         Raises:
             UserError: a finished one was made of other options or inputs.
         """
         return self._finished(cell) is not None
 
-    def seconds(self, cells: Iterable[Cell]) -> dict[Part, list[float]]:
-        """What finished cells took, by part; one that went on after a kill tells nothing."""
-        found: dict[Part, list[float]] = {}
+    def seconds(self, cells: Iterable[Cell]) -> dict[Pace, list[float]]:
+        """What finished cells took, by kind; one that went on after a kill tells nothing."""
+        found: dict[Pace, list[float]] = {}
         for cell in cells:
             record = self._finished(cell)
             if record is not None and record["seconds"] is not None:
-                found.setdefault(cell.part, []).append(float(record["seconds"]))
+                found.setdefault(cell.pace, []).append(float(record["seconds"]))
         return found
 
     def notes(self, cells: Iterable[Cell]) -> list[str]:
@@ -99,7 +115,9 @@ class Cells:
     def _finished(self, cell: Cell) -> dict[str, Any] | None:
         path = self._record_path(cell)
         record = read_record(path)
-        if record is None or not record.get("finished") or not self.output(cell).is_dir():
+        if record is None or not record.get("finished"):
+            return None
+        if not all((self.output(cell) / name).is_file() for name in _FILES[cell.part]):
             return None
         check_record(path, record, cell.options, cell.inputs, stale=path.parent)
         return record

@@ -65,8 +65,8 @@ STEPS = (
 NOTES = (
     "Simulated data, and versions that are no encoders: each is the simulation's own truth about looks, "
     "words and kinds of products, with noise of the length that its name tells. The version that ends in "
-    "-coded has a random code per product besides, by which search finds the other SKUs of a product; no user "
-    "cares for it.",
+    "-coded has a random code per product besides, by which search finds the other SKUs of a product; no "
+    "user cares for it.",
     "Searches ask with one SKU's vector for the other SKUs of the same product.",
 )
 

@@ -20,7 +20,8 @@ from moonrec.exchange.words import domain_label, metric_label, outcome_label, un
 _WIDTH = 5.2
 _SMALL = 9
 _MOST_METRICS = 20
-_MOST_NAMES = 16
+# So many versions are all named; of more only those that stand out, or names write over each other.
+_ALL_NAMED, _MOST_NAMES = 12, 6
 _MARKERS = "osD^vP*X"
 
 
@@ -106,7 +107,8 @@ def _draw_line(axes: Axes, line: Line, points: Points, zero: int) -> None:
 
 def _write_names(axes: Axes, names: Sequence[str], x_V: np.ndarray, y_V: np.ndarray) -> None:
     """Where there are many, only of the versions that stand out most in the outcome."""
-    outstanding = np.argsort(-np.abs(y_V - np.median(y_V)), kind="stable")[:_MOST_NAMES]
+    shown = len(names) if len(names) <= _ALL_NAMED else _MOST_NAMES
+    outstanding = np.argsort(-np.abs(y_V - np.median(y_V)), kind="stable")[:shown]
     middle = (x_V.min() + x_V.max()) / 2
     # In turns above and below, along the metric: neighbours write over each other otherwise.
     for number, index in enumerate(sorted(outstanding, key=lambda index: x_V[index])):

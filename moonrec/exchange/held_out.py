@@ -93,11 +93,11 @@ def held_out(x_V: np.ndarray, y_V: np.ndarray, family_V: np.ndarray) -> HeldOut:
     return HeldOut(mean_error_V - slope_V * (x_V - others.mean_x_G[family_V]), mean_error_V)
 
 
-def slope_changes(x_V: np.ndarray, y_V: np.ndarray) -> np.ndarray:
-    """The least-squares slope minus that without each version (V); infinite where no line is left."""
+def slope_changes(x_V: np.ndarray, y_V: np.ndarray, group_V: np.ndarray) -> np.ndarray:
+    """The least-squares slope minus that without each group (G); infinite where no line is left."""
     centred_V = x_V - x_V.mean()
     slope = float(centred_V @ y_V / (centred_V @ centred_V))
-    others = lines_without(x_V, np.arange(len(x_V)))
+    others = lines_without(x_V, group_V)
     return np.where(others.has_slope_G, slope - others.slope_GV @ y_V, np.inf)
 
 

@@ -32,6 +32,11 @@ TOP3 = "top3_cosine"
 _Part = tuple[str, NDArray[np.bool_]]
 _Influence = Callable[[NDArray, NDArray, NDArray, int], NDArray[np.float64]]
 _INFLUENCE: dict[str, _Influence] = {"auc": auc_influence, "gauc": gauc_influence}
+# One user has a value, but nothing tells how it would differ among other users.
+_NO_SPREAD = {
+    "auc": "all test impressions are of one user",
+    "gauc": "fewer than two users have both a click and a row without one",
+}
 
 
 @dataclass(frozen=True)
@@ -96,15 +101,19 @@ def click_measures(
     for domain, _ in parts:
         influences: dict[str, NDArray[np.float64]] = {}
         for name in OUTCOMES:
-            value_VS = np.array(judged.values[domain, name])
-            if not np.isfinite(value_VS).all():
-                left_out.append(LeftOut(name, domain, "no user has both a click and a row without one"))
+            influence_VC = judged.influence(domain, name)
+            if influence_VC is None:
+                left_out.append(LeftOut(name, domain, _NO_SPREAD[name]))
                 continue
-            influences[name] = influence_VC = np.stack(judged.influences[domain, name])
+            influences[name] = influence_VC
+            value_VS = np.array(judged.values[domain, name])
             outcomes.append(Outcome(name, domain, value_VS, influence_VC @ influence_VC.T))
         for name in influences if there_V.any() else ():
+            own = top3.influence(domain, name)
+            if own is None:
+                left_out.append(LeftOut(f"{TOP3}.{name}", domain, _NO_SPREAD[name]))
+                continue
             values = np.array(top3.values[domain, name])[:, 0]
-            own = np.stack(top3.influences[domain, name])
             metrics.append(spread_out(f"{TOP3}.{name}", domain, values, own, there_V, influences))
     return metrics, outcomes, left_out
 
@@ -120,6 +129,13 @@ class _Scored:
     def __init__(self) -> None:
         self.values: dict[tuple[str, str], list[list[float]]] = {}
         self.influences: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+
+    def influence(self, domain: str, name: str) -> NDArray[np.float64] | None:
+        """Of every user on each version's mean (V, C); None where values or their spread are undefined."""
+        if not np.isfinite(self.values[domain, name]).all():
+            return None
+        influence_VC = np.stack(self.influences[domain, name])
+        return influence_VC if np.isfinite(influence_VC).all() else None
 
     def add(self, rows: TestRows, parts: Sequence[_Part], scores: Sequence[NDArray[np.float64]]) -> None:
         for domain, in_R in parts:

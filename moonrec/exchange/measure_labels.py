@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from moonrec.exchange.measure_queries import (
     LeftOut,
+    Part,
     Table,
     common_rows,
-    domains_of,
+    first_known,
     mean_metric,
     parts,
     spread_out,
 )
 from moonrec.exchange.observations import Metric
-from moonrec.ids import codes_of
+from moonrec.ids import codes_of, rows_of
 from moonrec.macro_f1 import macro_f1
 
 FEWEST_ITEMS = 20
@@ -39,17 +40,17 @@ class _Judged:
 
     Attributes:
         name: of the level or attribute.
-        item_I: numbers of the items among all.
-        domain_I: their domains.
+        item_I: numbers of the items among all of the task.
+        parts: the domains.
         right_I: codes of the right labels.
         said_VI: codes of what each version said.
     """
 
     name: str
     item_I: NDArray[np.int64]
-    domain_I: NDArray[np.object_]
-    right_I: NDArray[np.int64]
-    said_VI: NDArray[np.int64]
+    parts: Sequence[Part]
+    right_I: NDArray[np.int32]
+    said_VI: NDArray[np.int32]
 
 
 def label_metrics(tables: Sequence[Table]) -> tuple[list[Metric], list[LeftOut]]:
@@ -65,7 +66,7 @@ def label_metrics(tables: Sequence[Table]) -> tuple[list[Metric], list[LeftOut]]
     metrics: list[Metric] = []
     left_out: list[LeftOut] = []
     for one in _sets(have, CLASSIFICATION):
-        for domain, in_I in parts(one.domain_I):
+        for domain, in_I in one.parts:
             if in_I.sum() < FEWEST_ITEMS:
                 left_out.append(_too_few(f"{CLASSIFICATION}.{one.name}", domain, int(in_I.sum())))
                 continue
@@ -90,8 +91,8 @@ def agreement_metrics(tables: Sequence[Table]) -> tuple[list[Metric], list[LeftO
     have = [table for table, there in zip(tables, there_V, strict=True) if there and table is not None]
     if not have:
         return [], []
-    places = common_rows(item_codes(have))[1]
-    domain_I = domains_of([t["domain"].take(pa.array(at)) for t, at in zip(have, places, strict=True)])
+    places = common_rows(_codes([table["item_id"] for table in have]))[1]
+    domain_I = first_known([t["domain"].take(pa.array(at)) for t, at in zip(have, places, strict=True)])
     value_VI = np.stack(
         [
             pc.subtract(t["own"].cast(pa.float64()), t["others"].cast(pa.float64())).to_numpy()[at]
@@ -111,23 +112,34 @@ def agreement_metrics(tables: Sequence[Table]) -> tuple[list[Metric], list[LeftO
 def _sets(tables: Sequence[pa.Table], task: str) -> list[_Judged]:
     """The label sets of a task that every version has."""
     of_task = [table.filter(pc.equal(table["task"], task)) for table in tables]
-    names = of_task[0]["name"].unique().to_pylist()
-    names_of = [np.array(table["name"].to_pylist(), dtype=object) for table in of_task]
-    items = item_codes(of_task)
-    words = _codes([table[column] for column in ("label", "predicted") for table in of_task])
-    labels, said = words[: len(of_task)], words[len(of_task) :]
+    # An item that the first version lacks is no common one.
+    items = pc.unique(of_task[0]["item_id"])
     found = []
-    for name in names:
-        # A null, of an item that shows nothing, has the code -1.
-        rows = [np.flatnonzero((own == name) & (one >= 0)) for own, one in zip(names_of, said, strict=True)]
-        item_I, places = common_rows([one[at] for one, at in zip(items, rows, strict=True)])
-        if not len(item_I):
-            continue
-        rows = [row[at] for row, at in zip(rows, places, strict=True)]
-        domains = [table["domain"].take(pa.array(at)) for table, at in zip(of_task, rows, strict=True)]
-        said_VI = np.stack([one[at] for one, at in zip(said, rows, strict=True)])
-        found.append(_Judged(name, item_I, domains_of(domains), labels[0][rows[0]], said_VI))
+    for name in of_task[0]["name"].unique().to_pylist():
+        one = _judged(name, [table.filter(pc.equal(table["name"], name)) for table in of_task], items)
+        if one is not None:
+            found.append(one)
     return found
+
+
+def _judged(name: str, tables: Sequence[pa.Table], items: pa.Array) -> _Judged | None:
+    """One label set; None where there is no item that every version judged."""
+    have, numbers = [], []
+    for table in tables:
+        # A null, of an item that shows nothing, is no answer.
+        item_J = rows_of(table["item_id"], items)
+        judged_J = (item_J >= 0) & pc.is_valid(table["predicted"]).to_numpy()
+        have.append(table.filter(pa.array(judged_J)))
+        numbers.append(item_J[judged_J])
+    item_I, places = common_rows(numbers)
+    if not len(item_I):
+        return None
+    have = [table.take(pa.array(at)) for table, at in zip(have, places, strict=True)]
+    words = _codes([have[0]["label"], *(table["predicted"] for table in have)])
+    domain_I = first_known([table["domain"] for table in have])
+    # All attributes are held at once, of all versions: half the bytes count.
+    said_VI = np.stack([word_I.astype(np.int32) for word_I in words[1:]])
+    return _Judged(name, item_I, parts(domain_I), words[0].astype(np.int32), said_VI)
 
 
 def _attributes(sets: Sequence[_Judged], there_V: NDArray[np.bool_]) -> list[Metric]:
@@ -135,29 +147,24 @@ def _attributes(sets: Sequence[_Judged], there_V: NDArray[np.bool_]) -> list[Met
     if not sets:
         return []
     width = 1 + max(int(one.item_I.max(initial=0)) for one in sets)
-    domains = dict.fromkeys(domain for one in sets for domain, _ in parts(one.domain_I))
+    parts_of = [dict(one.parts) for one in sets]
     metrics = []
-    for domain in domains:
-        values, influences = [], []
-        for one in sets:
-            in_I = dict(parts(one.domain_I)).get(domain)
+    # Domain by domain: the influences of all of them at once may not fit in memory.
+    for domain in dict.fromkeys(domain for own in parts_of for domain in own):
+        values = []
+        total = np.zeros((len(sets[0].said_VI), width))
+        for one, own in zip(sets, parts_of, strict=True):
+            in_I = own.get(domain)
             if in_I is None or in_I.sum() < FEWEST_ITEMS:
                 continue
             correct_VI = (one.said_VI[:, in_I] == one.right_I[in_I]).astype(np.float64)
             value_V = correct_VI.mean(axis=1)
-            influence = np.zeros((len(value_V), width))
-            influence[:, one.item_I[in_I]] = (correct_VI - value_V[:, None]) / correct_VI.shape[1]
+            total[:, one.item_I[in_I]] += (correct_VI - value_V[:, None]) / correct_VI.shape[1]
             values.append(value_V)
-            influences.append(influence)
         if values:
-            mean, influence = np.mean(values, axis=0), np.mean(influences, axis=0)
+            mean, influence = np.mean(values, axis=0), total / len(values)
             metrics.append(spread_out(f"{ATTRIBUTES}.accuracy", domain, mean, influence, there_V))
     return metrics
-
-
-def item_codes(tables: Sequence[pa.Table]) -> list[NDArray[np.int64]]:
-    """The items of several tables as numbers that mean the same in all."""
-    return _codes([table["item_id"] for table in tables])
 
 
 def _codes(columns: Sequence[pa.ChunkedArray]) -> list[NDArray[np.int64]]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moonrec.exchange.observations import ALL, Metric
+from moonrec.ids import codes_of
 
 FEWEST_QUERIES = 20
 """Ours: the mean of fewer says nothing."""
@@ -36,6 +37,8 @@ class LeftOut:
 
 Table: TypeAlias = "pa.Table | None"
 """A version's rows; None for a version that has none."""
+Part: TypeAlias = tuple[str, NDArray[np.bool_]]
+"""A domain, and which queries or items are in it."""
 
 
 def mean_metric(name: str, domain: str, value_VQ: NDArray[np.floating], there_V: NDArray[np.bool_]) -> Metric:
@@ -119,7 +122,7 @@ def _add_task(task: str, tables: Sequence[Table], metrics: list[Metric], left_ou
                 f"versions are compared on the {len(shared):,} of {asked:,} queries that all of them answer",
             )
         )  # fmt: skip
-    domain_Q = domains_of(
+    domain_Q = first_known(
         [table["domain"].take(pa.array(at)) for table, at in zip(have, places, strict=True)]
     )
     column = {
@@ -143,19 +146,19 @@ def _add_task(task: str, tables: Sequence[Table], metrics: list[Metric], left_ou
                 metrics.append(mean_metric(f"retrieval.{task}.{name}", domain, value_VQ[:, known_Q], there_V))
 
 
-def domains_of(columns: Sequence[pa.ChunkedArray]) -> NDArray[np.object_]:
-    """The domain of each query: of the first version that knows one (None where none does)."""
+def first_known(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """The domain of each query: of the first version that knows one (null where none does)."""
     found = columns[0]
     for other in columns[1:]:
         found = pc.coalesce(found, other)
-    return np.array(found.to_pylist(), dtype=object)
+    return found
 
 
-def parts(domain_Q: NDArray[np.object_]) -> list[tuple[str, NDArray[np.bool_]]]:
-    """All of it, and every domain: which queries are in it."""
-    names = sorted({name for name in domain_Q.tolist() if name is not None})
-    whole: tuple[str, NDArray[np.bool_]] = (ALL, np.ones(len(domain_Q), bool))
-    return [whole, *((name, domain_Q == name) for name in names)]
+def parts(domain_Q: pa.ChunkedArray) -> list[Part]:
+    """All of it, and every domain, by name."""
+    code_Q, names = codes_of(domain_Q)
+    known = sorted((name, code) for code, name in enumerate(names.to_pylist()) if name is not None)
+    return [(ALL, np.ones(len(code_Q), bool)), *((name, code_Q == code) for name, code in known)]
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ Kind = Literal["encoder", "untrained", "embeddings"]
 
 UNTRAINED = "compact"
 FEWEST_VERSIONS, ENOUGH_VERSIONS = 2, 5
+IDS_ONLY = "ids-only"
+"""The judge without vectors stands beside the versions under this name."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ +-]*")
 _EPOCHS, _MODEL, _CONFIG = "epochs", "model", "config.json"
 
@@ -48,6 +50,11 @@ class Version:
         """Its name as that of a folder."""
         return self.name.replace("/", "@")
 
+    @property
+    def is_epoch(self) -> bool:
+        """Whether it is one of a trajectory."""
+        return self.name != self.family
+
 
 def planned_versions(versions: Sequence[str], trajectories: Sequence[str]) -> list[Version]:
     """The versions of `--version NAME=PATH` and `--trajectory NAME=RUN`, in this order.
@@ -64,16 +71,21 @@ def planned_versions(versions: Sequence[str], trajectories: Sequence[str]) -> li
         name, run = _named("--trajectory", given)
         for epoch in _epochs(given, Path(run)):
             found.append(Version(f"{name}/{epoch.name}", str(epoch), name, "encoder"))
-    given_names = [_named("", one)[0] for one in (*versions, *trajectories)]
+    given_names = [one.partition("=")[0] for one in (*versions, *trajectories)]
     for name, count in Counter(given_names).items():
         if count > 1:
             raise UserError(f"{name}: names two versions; give each --version and --trajectory its own name")
-    if len(found) < FEWEST_VERSIONS:
+    check_count(len(found))
+    return found
+
+
+def check_count(versions: int) -> None:
+    """Raise a `UserError` where there is nothing to compare."""
+    if versions < FEWEST_VERSIONS:
         raise UserError(
-            f"{len(found)} versions: a rate compares at least {FEWEST_VERSIONS}, and says nothing sure below "
+            f"{versions} versions: a rate compares at least {FEWEST_VERSIONS}, and says nothing sure below "
             f"{ENOUGH_VERSIONS}; name more with --version NAME=PATH or --trajectory NAME=RUN"
         )
-    return found
 
 
 def planned_steps(compare: Sequence[str], versions: Sequence[Version]) -> list[tuple[str, str]]:
@@ -107,6 +119,8 @@ def _named(option: str, given: str) -> tuple[str, str]:
         raise UserError(
             f"{option} {given}: expected NAME=PATH, the name of letters, digits and . _ + - without .."
         )
+    if name == IDS_ONLY:
+        raise UserError(f"{option} {given}: {IDS_ONLY} is the judge without vectors; choose another name")
     return name, path
 
 

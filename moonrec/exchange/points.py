@@ -52,9 +52,9 @@ class Points:
         """The line through them; only where there is one."""
         return fit_line(self.x_V, self.mean_V, self.noise, self.family_V)
 
-    def without(self, index: int) -> Points:
-        """All but one of them."""
-        return self._at(np.delete(np.arange(len(self.row_V)), index))
+    def without(self, group_V: np.ndarray, group: int) -> Points:
+        """All but those of one group."""
+        return self._at(np.flatnonzero(group_V != group))
 
     def among(self, rows: Collection[int]) -> Points:
         """Those of these rows among all versions."""

@@ -17,13 +17,12 @@ from moonrec.exchange.cells import Cell, Cells
 from moonrec.exchange.estimate import Clock
 from moonrec.exchange.judge import Judge, judged_values
 from moonrec.exchange.measures import measures
-from moonrec.exchange.plan import ENOUGH_VERSIONS, Version
+from moonrec.exchange.plan import ENOUGH_VERSIONS, IDS_ONLY, Version
 from moonrec.exchange.write import RESULTS, Study, write_study
 from moonrec.progress import duration
 from moonrec.study.folder import StudyFolder
 
 _COMMAND = "exchange-rate"
-IDS_ONLY = "ids-only"
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Request:
         reference: the version that others are shown relative to.
         judge: the click model, and all that it is made of.
         vectors, evaluation: options that decide what these cells hold.
+        projected: names of the versions whose vectors are no prefix of their encoder's.
         inputs: a fingerprint per table.
         rows: of each table, to guess a time from.
         domains: of the catalogue.
@@ -62,6 +62,7 @@ class Request:
     rows: Mapping[str, int]
     domains: Domains
     config: Mapping[str, Any]
+    projected: frozenset[str] = frozenset()
     notes: Sequence[str] = ()
     title: str = "What a gain is worth"
 
@@ -148,11 +149,15 @@ def _cells_of(request: Request) -> tuple[list[_VersionCells], Cell]:
     for version, fingerprint in zip(request.versions, request.fingerprints, strict=True):
         common = {"items": request.inputs["items"], "version": fingerprint}
         options = {**request.vectors, "dim": request.dim}
+        if version.name in request.projected:
+            options["narrowing"] = "principal directions"
+        ready = version.kind == "embeddings"
         evaluation = None
         if version.name in request.evaluated:
             searches = {**common, "searches": request.inputs["searches"]}
-            evaluation = Cell(version.folder, "evaluation", {**options, **request.evaluation}, searches)
-        vectors = Cell(version.folder, "vectors", options, common)
+            measured = {**options, **request.evaluation}
+            evaluation = Cell(version.folder, "evaluation", measured, searches, ready)
+        vectors = Cell(version.folder, "vectors", options, common, ready)
         judge_options = {**options, **request.judge.cell_options}
         judge = Cell(version.folder, "judge", judge_options, {**common, **tables})
         found.append(_VersionCells(version, vectors, evaluation, judge))
@@ -176,6 +181,7 @@ def _plan_lines(request: Request, cells: Cells, every: Sequence[_VersionCells], 
         lines.append(f"  {one.version.name} ({one.version.kind} {one.version.path}): {', '.join(states)}")
     state = "found" if cells.is_finished(ids) else "to compute"
     lines.append(f"  {IDS_ONLY}: judge {state}, as context")
+    lines += request.notes
     if missing:
         told = duration(_seconds(request, cells, flat, missing))
         lines.append(f"about {told} to go: a guess from table sizes and finished cells")

@@ -35,6 +35,7 @@ from moonrec.study.sections import KeyFigure, Section
 
 _FIRST = 3
 _MOST_PRINTED = 8
+_NOTHING = "The judge has no defined outcome over all items: nothing can be told."
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Told:
 
 def sections(told: Told) -> list[Section]:
     """Everything that a reader needs, in order; answers first."""
-    found = [_worth(told.rates)]
+    found = [_answers(told.rates), *_worth(told.rates)]
     if told.steps:
         found.append(_steps(told.steps))
     if any(rate.domain != ALL for rate in told.rates):
@@ -84,7 +85,7 @@ def sections(told: Told) -> list[Section]:
 
 def terminal_lines(told: Told, out: Path) -> list[str]:
     """What the command prints: the answers, the first metrics of each outcome, and where the rest stands."""
-    lines = [*headlines(told.rates), ""]
+    lines = [*(headlines(told.rates) or [_NOTHING]), ""]
     for outcome in _outcomes(told.rates):
         ranked = of_outcome(told.rates, outcome)[:_MOST_PRINTED]
         width = max(len(metric_label(rate.metric)) for rate in ranked)
@@ -150,7 +151,11 @@ def _headline(ranked: Sequence[Rate], label: str) -> str:
     return text
 
 
-def _worth(rates: Sequence[Rate]) -> Section:
+def _answers(rates: Sequence[Rate]) -> Section:
+    return Section("What the metrics are worth", texts=headlines(rates) or [_NOTHING])
+
+
+def _worth(rates: Sequence[Rate]) -> list[Section]:
     tables = []
     for outcome in _outcomes(rates):
         ranked, label = of_outcome(rates, outcome), outcome_label(outcome)
@@ -170,8 +175,7 @@ def _worth(rates: Sequence[Rate]) -> Section:
             for rate in ranked
         ]
         tables.append((f"{label}, best metric first", lines))
-    texts = headlines(rates) or ["The judge has no defined outcome over all items: nothing can be told."]
-    return Section("What the metrics are worth", tables, texts)
+    return [Section("Every metric", tables)] if tables else []
 
 
 def _established(rate: Rate) -> str:
@@ -181,30 +185,40 @@ def _established(rate: Rate) -> str:
 
 
 def _steps(steps: Sequence[Step]) -> Section:
-    tables = []
-    for before, after in dict.fromkeys((step.before, step.after) for step in steps):
-        lines = [
-            {
-                "metric": metric_label(step.metric),
-                "its change": _change_text(step),
-                "outcome": outcome_label(step.outcome),
-                "points": interval_text(
-                    step.rate, step.rate_ci_low, step.rate_ci_high, unit_of(step.metric).slope_scale
-                ),
-                "per": unit_of(step.metric).step,
-                "verdict": step.verdict,
-            }
-            for step in steps
-            if (step.before, step.after, step.domain) == (before, after, ALL)
-        ]
-        if lines:
-            tables.append((f"From {before} to {after}", lines))
+    # A verdict is mostly that of many metrics: told once, above all of them.
+    lines_of: dict[str, list[dict[str, str]]] = {}
+    for step in steps:
+        if step.domain == ALL:
+            lines_of.setdefault(_step_caption(step), []).append(_step_line(step))
     text = (
         "Intervals of single steps are over test queries, seeds and test users, of these two versions alone; "
         "a rate without an interval is unbounded: the metric's own change is not told from zero, or the "
         "noise of one of the two is not known."
     )
-    return Section("Single steps", tables, [text])
+    return Section("Single steps", list(lines_of.items()), [text])
+
+
+def _step_caption(step: Step) -> str:
+    limits = (step.outcome_difference, step.outcome_ci_low, step.outcome_ci_high)
+    change = f"{outcome_label(step.outcome)} {interval_text(*limits, 100)} points"
+    # The interval stands before, and what is promised in the metric's own line.
+    verdict = step.verdict.rpartition(" (")[0] or step.verdict
+    if step.promised is not None:
+        verdict = verdict.removesuffix(f", {step.promised:+.4f}")
+    return f"From {step.before} to {step.after}, {change}: {verdict}"
+
+
+def _step_line(step: Step) -> dict[str, str]:
+    unit = unit_of(step.metric)
+    return {
+        "metric": metric_label(step.metric),
+        "its change": _change_text(step),
+        f"points of {outcome_label(step.outcome)}": interval_text(
+            step.rate, step.rate_ci_low, step.rate_ci_high, unit.slope_scale
+        ),
+        "per": unit.step,
+        "promised by the others, points": interval_text(step.promised, None, None, 100),
+    }
 
 
 def _change_text(step: Step) -> str:

@@ -52,8 +52,9 @@ class Rate:
             the noise is not known.
         established: the interval excludes zero, over enough versions.
         why_not: in words, where it is not.
-        most_influential: the version without which the slope changes most.
+        most_influential: the version, or the training of several, without which the slope changes most.
         slope_without_it: corrected likewise.
+        established_without_it: whether the rate would still be.
         overrated: the version whose outcome lies farthest below what the others' line predicts for it.
         overrated_by: how far, in units of the outcome.
     """
@@ -80,6 +81,7 @@ class Rate:
     why_not: str | None
     most_influential: str | None
     slope_without_it: float | None
+    established_without_it: bool | None
     overrated: str | None
     overrated_by: float | None
 
@@ -115,6 +117,7 @@ def exchange_rate(metric: Metric, outcome: Outcome, versions: Versions) -> Rate:
         p_holm=None,
         **_association(points),
         **_prediction(points, names),
+        **_influence(points, names, versions, outcome),
         points=len(points.row_V),
         seeds=points.y_VS.shape[1],
         families=points.families,
@@ -155,8 +158,7 @@ def _prediction(points: Points, names: Sequence[str]) -> dict[str, Any]:
     """Errors on left-out versions, and the versions that stand out."""
     found = left_out(points)
     if found is None:
-        errors = dict.fromkeys(("loo_error", "loo_error_mean", "loo_ratio", "overrated", "overrated_by"))
-        return {**errors, **_influence(points, names)}
+        return dict.fromkeys(("loo_error", "loo_error_mean", "loo_ratio", "overrated", "overrated_by"))
     lowest = int(np.argmin(found.error_V))
     overrated = found.error_V[lowest] < 0
     return {
@@ -165,7 +167,6 @@ def _prediction(points: Points, names: Sequence[str]) -> dict[str, Any]:
         "loo_ratio": found.ratio,
         "overrated": names[lowest] if overrated else None,
         "overrated_by": -float(found.error_V[lowest]) if overrated else None,
-        **_influence(points, names),
     }
 
 
@@ -176,12 +177,21 @@ def left_out(points: Points) -> HeldOut | None:
     return held_out(points.x_V, points.mean_V, points.family_V)
 
 
-def _influence(points: Points, names: Sequence[str]) -> dict[str, Any]:
+def _influence(points: Points, names: Sequence[str], versions: Versions, outcome: Outcome) -> dict[str, Any]:
+    """What happens without the training, or the version, on which the slope hangs most."""
     if len(names) < 3 or not points.has_line():
-        return {"most_influential": None, "slope_without_it": None}
-    influential = int(np.argmax(np.abs(slope_changes(points.x_V, points.mean_V))))
-    others = points.without(influential)
+        return dict.fromkeys(("most_influential", "slope_without_it", "established_without_it"))
+    # Checkpoints of one training stand in for each other: without one of them little would change.
+    together = points.families > 1
+    group_V = points.family_V if together else np.arange(len(names))
+    group = int(np.argmax(np.abs(slope_changes(points.x_V, points.mean_V, group_V))))
+    members = np.flatnonzero(group_V == group)
+    others = points.without(group_V, group)
+    line = others.line() if others.has_line() else None
     return {
-        "most_influential": names[influential],
-        "slope_without_it": others.line().slope if others.has_line() else None,
+        "most_influential": names[members[0]]
+        if len(members) == 1
+        else versions.families[points.row_V[members[0]]],
+        "slope_without_it": line.slope if line else None,
+        "established_without_it": why_not_established(others, line, outcome) is None,
     }

@@ -62,7 +62,12 @@ class Study:
 
 
 def write_study(out: Path, study: Study) -> dict[str, Any]:
-    """Estimate the rates, write all files, and return what `metrics.json` holds."""
+    """Estimate the rates, write all files, and return what `metrics.json` holds.
+
+    Those of an earlier call go first: a kill between two files must not leave numbers beside other tables.
+    """
+    for name in RESULTS:
+        (out / name).unlink(missing_ok=True)
     named = Versions([v.name for v in study.versions], [v.family for v in study.versions])
     found = study.measures
     rates = exchange_rates(found.metrics, found.outcomes, named)
