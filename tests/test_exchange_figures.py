@@ -14,13 +14,14 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
+from moonrec.exchange.answers import cautions, key_figures
 from moonrec.exchange.figures import forest_figure, ranking_figure, scatter_figure
 from moonrec.exchange.judge import Judge
 from moonrec.exchange.measure_queries import LeftOut
 from moonrec.exchange.observations import ALL, Metric, Outcome, Versions
 from moonrec.exchange.plots import IMAGE_SEARCH, exchange_plots
 from moonrec.exchange.ranking import exchange_rates
-from moonrec.exchange.sections import Told, key_figures, sections, terminal_lines
+from moonrec.exchange.sections import Told, sections, terminal_lines
 from moonrec.exchange.steps import steps
 from moonrec.exchange.words import interval_text, metric_label, slope_text, unit_of, value_text
 
@@ -191,7 +192,8 @@ def test_sections_tell_the_judge_and_what_cannot_be_concluded() -> None:
     assert values["fingerprint"] == told.judge.fingerprint
     assert values["content"] == '["cube"]'
     text = " ".join(found["How to read this"].texts)
-    for words in ("not a cause", "8 versions are of 5 families", "Holm", "simulated"):
+    assert "These products are simulated." in found["What the metrics are worth"].texts
+    for words in ("not a cause", "8 versions are of 5 families", "Holm"):
         assert words in text
     assert found["Left out"].tables[0][1][0]["why"] == "12 test impressions, fewer than 200"
 
@@ -273,3 +275,15 @@ def test_axes_are_in_the_unit_of_the_metric() -> None:
     axes = _axes(forest_figure(rates))
     assert axes.containers[0].lines[0].get_xdata() == pytest.approx([100 * rates[0].slope])
     assert axes.get_xlabel() == "points of AUC per nat of the metric"
+
+
+def test_the_answer_says_on_what_it_hangs_and_how_many_metrics_were_tried() -> None:
+    best = replace(
+        _told().rates[0], domain=ALL, established=True, p_holm=0.2,
+        most_influential="hot", slope_without_it=0.1, established_without_it=False,
+    )  # fmt: skip
+    told = " ".join(cautions([best]))
+    assert "hangs on hot" in told
+    assert "1 metrics were tried; after Holm's correction for that, 0 of" in told
+    assert "hangs" not in " ".join(cautions([replace(best, established_without_it=True)]))
+    assert not cautions([replace(best, established=False)])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from moonrec.exchange.answers import cautions, headlines, outcomes_of
 from moonrec.exchange.judge import Judge
 from moonrec.exchange.measure_queries import LeftOut
 from moonrec.exchange.observations import ALL, Metric, Outcome, Versions
@@ -31,7 +32,7 @@ from moonrec.exchange.words import (
     wrong_way,
 )
 from moonrec.study.folder import where
-from moonrec.study.sections import KeyFigure, Section
+from moonrec.study.sections import Section
 
 _FIRST = 3
 _MOST_PRINTED = 8
@@ -67,7 +68,7 @@ class Told:
 
 def sections(told: Told) -> list[Section]:
     """Everything that a reader needs, in order; answers first."""
-    found = [_answers(told.rates), *_worth(told.rates)]
+    found = [_answers(told), *_worth(told.rates)]
     if told.steps:
         found.append(_steps(told.steps))
     if any(rate.domain != ALL for rate in told.rates):
@@ -80,13 +81,13 @@ def sections(told: Told) -> list[Section]:
         ]
         found.append(Section("Left out", [("No rate is told of these", lines)]))
     found.append(_judge(told.judge))
-    return [*found, Section("How to read this", texts=[*reading(told.rates, told.versions), *told.notes])]
+    return [*found, Section("How to read this", texts=reading(told.rates, told.versions))]
 
 
 def terminal_lines(told: Told, out: Path) -> list[str]:
     """What the command prints: the answers, the first metrics of each outcome, and where the rest stands."""
-    lines = [*(headlines(told.rates) or [_NOTHING]), ""]
-    for outcome in _outcomes(told.rates):
+    lines = [*(headlines(told.rates) or [_NOTHING]), *cautions(told.rates), ""]
+    for outcome in outcomes_of(told.rates):
         ranked = of_outcome(told.rates, outcome)[:_MOST_PRINTED]
         width = max(len(metric_label(rate.metric)) for rate in ranked)
         lines += [
@@ -102,62 +103,14 @@ def terminal_lines(told: Told, out: Path) -> list[str]:
     return [*lines, *where(out)]
 
 
-def key_figures(rates: Sequence[Rate]) -> list[KeyFigure]:
-    """Per outcome over all items, what a point of the first metric and of image search is worth."""
-    return [
-        _key_figure(rate, place)
-        for outcome in _outcomes(rates)
-        for place, rate in enumerate(of_outcome(rates, outcome), 1)
-        if place == 1 or rate.metric == IMAGE_SEARCH
-    ]
-
-
-def _key_figure(rate: Rate, place: int) -> KeyFigure:
-    value, _, interval = slope_text(rate).partition(" ")
-    label = (
-        f"{outcome_label(rate.outcome)} points per {unit_of(rate.metric).step} of {metric_label(rate.metric)}"
-    )
-    if not rate.established:
-        return label, None, f"not established: {rate.why_not}"
-    return label, value, f"{interval}; {'tells most' if place == 1 else f'number {place} of the metrics'}"
-
-
-def headlines(rates: Sequence[Rate]) -> list[str]:
-    """One sentence per outcome over all items: which metric tells most, and what a point of it is worth."""
-    return [_headline(of_outcome(rates, outcome), outcome_label(outcome)) for outcome in _outcomes(rates)]
-
-
-def _outcomes(rates: Sequence[Rate]) -> list[str]:
-    return list(dict.fromkeys(rate.outcome for rate in rates if rate.domain == ALL))
-
-
-def _headline(ranked: Sequence[Rate], label: str) -> str:
-    best = ranked[0]
-    if not best.established:
-        return f"{label}: no metric's rate is established ({metric_label(best.metric)}: {best.why_not})."
-    text = (
-        f"{label}: {metric_label(best.metric)} tells most. Per {unit_of(best.metric).step} of it there are "
-        f"{slope_text(best)} points of {label}, and it predicts a left-out version to "
-        f"±{number_text(best.loo_error, 100, 3)} points, where the mean of the others is off by "
-        f"{number_text(best.loo_error_mean, 100, 3)}."
-    )
-    image = [(place, rate) for place, rate in enumerate(ranked, 1) if rate.metric == IMAGE_SEARCH]
-    if image and image[0][0] > 1:
-        place, rate = image[0]
-        told = f"{slope_text(rate)} points of {label} per {unit_of(rate.metric).step}"
-        if not rate.established:
-            told = f"not established: {rate.why_not}"
-        text += f" {metric_label(IMAGE_SEARCH)} is number {place} of {len(ranked)} ({told})."
-    return text
-
-
-def _answers(rates: Sequence[Rate]) -> Section:
-    return Section("What the metrics are worth", texts=headlines(rates) or [_NOTHING])
+def _answers(told: Told) -> Section:
+    texts = [*(headlines(told.rates) or [_NOTHING]), *cautions(told.rates), *told.notes]
+    return Section("What the metrics are worth", texts=texts)
 
 
 def _worth(rates: Sequence[Rate]) -> list[Section]:
     tables = []
-    for outcome in _outcomes(rates):
+    for outcome in outcomes_of(rates):
         ranked, label = of_outcome(rates, outcome), outcome_label(outcome)
         lines = [
             {
@@ -229,7 +182,7 @@ def _change_text(step: Step) -> str:
 
 def _domains(rates: Sequence[Rate]) -> Section:
     tables = []
-    for outcome in _outcomes(rates):
+    for outcome in outcomes_of(rates):
         label = outcome_label(outcome)
         first = [rate.metric for rate in of_outcome(rates, outcome)]
         shown = list(dict.fromkeys([*first[:_FIRST], *(name for name in first if name == IMAGE_SEARCH)]))

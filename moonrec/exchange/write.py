@@ -11,13 +11,14 @@ import numpy as np
 
 from moonrec.atomic import write_json
 from moonrec.domains import Domains
+from moonrec.exchange.answers import cautions, headlines, key_figures
 from moonrec.exchange.judge import Judge, summary_of
 from moonrec.exchange.measures import Measures, constant_metrics
 from moonrec.exchange.observations import ALL, Versions
 from moonrec.exchange.plan import Version
 from moonrec.exchange.plots import exchange_plots
 from moonrec.exchange.ranking import exchange_rates
-from moonrec.exchange.sections import Told, key_figures, sections, terminal_lines
+from moonrec.exchange.sections import Told, sections, terminal_lines
 from moonrec.exchange.slope import Rate
 from moonrec.exchange.steps import steps
 from moonrec.report import Report, add_provenance
@@ -74,6 +75,10 @@ def write_study(out: Path, study: Study) -> dict[str, Any]:
     single = steps(found.metrics, found.outcomes, named, study.pairs)
     left_out = [*found.left_out, *constant_metrics(found.metrics)]
     metrics: dict[str, Any] = {
+        "key_figures": [
+            {"label": label, "value": value, "note": note} for label, value, note in key_figures(rates)
+        ],
+        "verdicts": [*headlines(rates), *cautions(rates)],
         "rates": [rate.to_dict() for rate in rates],
         "steps": [step.to_dict() for step in single],
         "versions": _versions(study),
