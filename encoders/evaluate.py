@@ -27,7 +27,7 @@ from encoders.evaluation.entrants import (
     named_baselines,
     open_baseline,
 )
-from encoders.evaluation.examples import show_examples, write_examples
+from encoders.evaluation.examples import write_examples
 from encoders.evaluation.measure import Inputs, measured
 from encoders.evaluation.ranked import Ranked
 from encoders.evaluation.report import evaluation_report
@@ -165,9 +165,9 @@ class _Evaluation:
         metrics |= {name: photos[name] for name in _COUNTS if name in photos}
         metrics["unknown_items"] = asdict(self.unknown) | {"examples": list(self.unknown.examples)}
         run.save_metrics(metrics)
-        report = evaluation_report(metrics, asdict(self.config))
-        if ranked:
-            show_examples(report, write_examples(run.path, ranked, self.inputs.searches, self.inputs.items))
+        searches, items = self.inputs.searches, self.inputs.items
+        examples = write_examples(run.path, ranked, searches, items) if ranked else None
+        report = evaluation_report(metrics, asdict(self.config), examples)
         add_provenance(report, asdict(self.config))
         report.save(run.path / "report.html")
         return metrics

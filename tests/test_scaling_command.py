@@ -140,15 +140,65 @@ def test_results_say_what_was_measured_and_only_one_octave_more(tmp_path: Path) 
         assert "Point 32 is left out" in text
         assert "AICc" in text
     assert "data:image/png" in page
-    assert page.index("test.auc at 16") < page.index("test.auc at twice that") < page.index("<table")
+    order = (
+        "AUC over longest history",
+        "AUC per doubling",
+        "AUC at 32",
+        "data:image/png",
+        "<table",
+        "seed 1",
+    )
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert "test.auc" not in page.split("<h2")[1]
+    stored = json.loads((out / "metrics.json").read_text())
+    assert [one["value"] for one in stored["key_figures"][:1]] == ["rises"]
+    assert float(stored["key_figures"][1]["value"]) == pytest.approx(0.01 * np.log(2), rel=0.1)
+    assert stored["verdicts"][0].startswith("AUC rises")
     assert (out / "test.auc.png").exists()
     with pytest.raises(UserError, match=r"--metric test\.gauc: was not measured"):
         run_scaling(request(out, metrics=("test.gauc",)), Judge())
 
 
+def test_a_metric_that_the_first_cell_has_not_measured_stops_the_study(tmp_path: Path) -> None:
+    judge = Judge()
+    with pytest.raises(UserError, match=r"--metric test\.gauc: was not measured at point 1"):
+        run_scaling(request(tmp_path / "run", metrics=("test.gauc",)), judge)
+    assert len(judge.made) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"measured": {"y": 1}},
+        {"measured": [1]},
+        {"made_by": None},
+        {"measured": {"x": 1.0, "metrics": {"test.auc": float("nan")}, "seconds": 1.0}},
+        {"measured": {"x": 1.0, "metrics": {"test.auc": "high"}, "seconds": 1.0}},
+        {"measured": {"x": 0.0, "metrics": {"test.auc": 0.5}, "seconds": 1.0}},
+    ],
+)
+def test_a_damaged_cell_is_named(damage: dict[str, Any], tmp_path: Path) -> None:
+    run_scaling(request(tmp_path / "run"), Judge())
+    path = tmp_path / "run" / "cells" / "1" / "0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(UserError, match=r"1/0\.json: cannot be read; delete it"):
+        run_scaling(request(tmp_path / "run"), Judge())
+
+
+def test_a_folder_in_the_place_of_the_report_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    run_scaling(request(tmp_path / "run"), Judge())
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "report.html").mkdir()
+    judge = Judge()
+    with pytest.raises(UserError, match=r"report\.html: is a folder"):
+        run_scaling(request(tmp_path / "run", seeds=3), judge)
+    assert not judge.made
+
+
 def test_histories_of_another_length_are_trained_tested_and_told(log: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    flags = log | {"axis": "history", "seeds": "1", "points": "1,4,12,40", "set": "content=simtier"}
+    flags = log | {"axis": "history", "seeds": "1", "points": "1,3,6,9", "set": "content=simtier"}
     result = call(flags, out, "--json")
     assert result.exit_code == 0, result.output
     metrics = json.loads(result.stdout)
@@ -159,7 +209,9 @@ def test_histories_of_another_length_are_trained_tested_and_told(log: dict[str, 
         assert f"history: {point['setting']}\n" in (run / "config.yaml").read_text()
     seen = [fact["mean history seen"] for fact in metrics["facts"]]
     assert seen == sorted(seen)
-    assert seen[-1] < 40
+    assert seen[-1] < 9
+    far = call(flags | {"points": "1,2,100000000000"}, tmp_path / "far", "--plan")
+    assert "--points 100000000000: no row of --impressions or --test has more than" in one_line(far)
     again = call({}, out, "--config", str(out / "config.yaml"))
     assert again.exit_code == 0, again.output
     assert json.loads((out / "provenance.json").read_text())["cells_computed"] == 0
@@ -241,6 +293,8 @@ def test_tokens_are_counted_where_gradients_are() -> None:
         ({"axis": "token"}, "--axis token: no such axis; expected one of tokens, negatives, history"),
         ({"metric": "hit@10"}, "--metric hit@10: tokens has no such metric"),
         ({"metric": "test.auc"}, "--metric test.auc"),
+        ({"metric": "classification.level9.accuracy"}, "which has no level9"),
+        ({"metric": "attributes.taste.f1"}, "which has no taste"),
         ({"points": "64,32,128"}, "--points 64,32: expected increasing"),
         ({"points": "0,32,128"}, "--points 0: expected whole numbers of at least 1"),
         ({"points": "32,many"}, "--points many: expected whole numbers"),

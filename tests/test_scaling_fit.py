@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from moonrec.scaling.analysis import analyse, held_out_error
+from moonrec.scaling.axis import HISTORY
+from moonrec.scaling.figures import curve_figure
 from moonrec.scaling.laws import LAWS, PARAMETERS, Floats, Law, fit
 from moonrec.scaling.noise import noise_about, point_weights
+from moonrec.scaling.results import Curve
 
 X: Floats = np.asarray(1000.0 * 2.0 ** np.arange(6), np.float64)
 STUDIES = 500
@@ -151,6 +154,40 @@ def test_the_right_law_is_preferred_where_it_shows_and_the_wrong_one_hardly_ever
     better = [analyse(X, simulated(truth, sd, study)).better for study in range(25)]
     assert better.count(right) >= least  # type: ignore[arg-type]
     assert better.count(wrong) <= 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("c", "points", "sd"), [(0.2, 4, 0.006), (0.3, 5, 0.01), (0.0, 5, 0.006)])
+def test_where_the_bend_hardly_shows_the_interval_told_one_octave_on_still_holds(
+    c: float, points: int, sd: float
+) -> None:
+    x = X[:points]
+
+    def truth(x: np.ndarray) -> np.ndarray:
+        return 0.8 - 0.3 * (x / X[0]) ** -c if c else 0.5 + 0.02 * np.log(x)
+
+    random = np.random.default_rng(7)
+    told = [analyse(x, truth(x)[:, None] + sd * random.standard_normal((points, 3))) for _ in range(80)]
+    told = [one for one in told if one.drawn_on()]
+    target = truth(2 * x[-1:])[0]
+    held = [one.told_beyond().low <= target <= one.told_beyond().high for one in told]
+    assert len(told) >= 60
+    assert np.mean(held) >= 0.9
+    assert sum(one.better == "log" for one in told) <= 4
+    unsure = next(one for one in told if one.better is None)
+    assert unsure.drawn_on() == list(LAWS)
+    assert "cannot be told apart" in unsure.reasons[-1]
+
+
+def test_lines_end_at_the_largest_point_on_any_grid() -> None:
+    x = np.array([127.0, 228.0, 411.0, 738.0, 1327.0])
+    found = analyse(x, simulated(log_truth, 0.01, 1)[:5])
+    assert (np.diff(found.x_G) > 0).all()
+    assert x[-1] in found.x_G
+    axes = curve_figure(
+        HISTORY, Curve("test.auc", x, [1] * 5, simulated(log_truth, 0.01, 1)[:5], found)
+    ).axes[0]
+    solid = [line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 5]
+    assert [float(np.asarray(line.get_xdata())[-1]) for line in solid] == [x[-1]] * 2
 
 
 def test_a_flat_curve_shows_no_scaling_and_is_not_drawn_on() -> None:

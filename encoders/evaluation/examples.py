@@ -9,8 +9,7 @@ Shapes: C chosen queries, K results, N items of the catalogue, E width of the ve
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,17 @@ from typing import Any
 import numpy as np
 
 from encoders.evaluation.catalogue import Catalogue
-from encoders.evaluation.chosen import FIXED, WORST, choose_items, choose_queries, row_hashes
+from encoders.evaluation.chosen import choose_items, choose_queries, row_hashes
 from encoders.evaluation.ranked import Ranked
 from encoders.evaluation.tiles import Gallery
 from moonrec.atomic import write_json
 from moonrec.domains import item_domains
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.nearest import top_k
-from moonrec.report import Report, Tile
 from moonrec.tables import Table
 
 FILE = "examples.json"
 RESULTS = 5
-_KINDS = {FIXED: "chosen without regard to its rank"}
 
 
 @dataclass(frozen=True)
@@ -94,44 +91,6 @@ def write_examples(
     }
     write_json(folder / FILE, examples)
     return examples
-
-
-def show_examples(report: Report, examples: Mapping[str, Any]) -> None:
-    """Add the pictures to a report: the first task open, the others folded."""
-    shown = {task: entries for task, entries in examples["tasks"].items() if entries}
-    for number, (task, entries) in enumerate(shown.items()):
-        if number == 0:
-            report.heading("Queries and what is found for them")
-            report.text(
-                f"{task}: a query, and the {RESULTS} nearest items with their cosines; hits are marked."
-            )
-            _show_task(report, entries)
-        else:
-            with report.details(task):
-                _show_task(report, entries)
-    if examples["neighbours"]:
-        report.heading("Nearest neighbours")
-        report.text("Items of several categories, and the items whose vectors are nearest to theirs.")
-        for entry in examples["neighbours"]:
-            report.strip(_tile(entry["query"]), [_tile(one) for one in entry["results"]])
-
-
-def _show_task(report: Report, entries: Sequence[Mapping[str, Any]]) -> None:
-    for entry in entries:
-        kind = _KINDS.get(entry["kind"], entry["kind"])
-        report.strip(
-            _tile(entry["query"]),
-            [_tile(one) for one in entry["results"]],
-            f"{kind}: first hit at rank {entry['rank']:,} of {entry['of']:,}",
-        )
-    taken = [_tile(one["taken"]) for one in entries if one["kind"] == WORST and "taken" in one]
-    if taken:
-        report.tiles(taken, "What the worst queries were to find, in their order")
-
-
-def _tile(found: Mapping[str, Any]) -> Tile:
-    image = None if found["image"] is None else base64.b64decode(found["image"])
-    return Tile(image, found["label"], found["note"], found["hit"])
 
 
 def _asked(ranked: Ranked, searches: Table, items: Table | None) -> Iterator[_Asked]:

@@ -1,30 +1,33 @@
-"""The report of an evaluation: all entrants side by side, differences, domains, and what was left out."""
+"""The page of an evaluation: what was reached, what to mind, plots and pictures first; then all numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from encoders.evaluation.measure import CUTOFFS
-from encoders.evaluation.ranked import CATALOGUE
 from encoders.evaluation.report_comparisons import add_comparisons, by_reason
-from encoders.evaluation.report_domains import add_domains, spanned
+from encoders.evaluation.report_domains import add_domains
+from encoders.evaluation.report_figures import CUTOFF, HIT, add_figures
+from encoders.evaluation.report_pictures import Examples, add_neighbours, add_queries
+from encoders.evaluation.report_tables import add_agreement, add_labelled, add_retrieval
+from encoders.evaluation.report_words import Entrants, chance_of_hit, entrant_cell, task_label
 from encoders.evaluation.results import MAIN
 from encoders.evaluation.tasks import AGREEMENT, ATTRIBUTES, CLASSIFICATION
-from moonrec.compare.key_figures import key_figures
-from moonrec.report import Report
+from moonrec.report import Report, format_value
 
-_LABEL_COLUMNS = ("items", "classes", "accuracy", "majority", "precision", "recall", "f1")
-_WEIGHTED = ("precision_weighted", "recall_weighted", "f1_weighted")
-_KEY_FIGURES = 6
-_WITH_INTERVAL = ("hit@1", "hit@10", "mrr", "ndcg@10", "contrastive_loss")
-
-Entrants = Mapping[str, Mapping[str, Any]]
-"""The numbers of each entrant by its name, what is evaluated first."""
+_RETRIEVAL_SHOWN, _LEVELS_SHOWN = 3, 1
 
 
-def evaluation_report(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> Report:
-    """The page of an evaluation up to its numbers and warnings; pictures and the configuration follow."""
+def evaluation_report(
+    metrics: Mapping[str, Any], config: Mapping[str, Any], examples: Examples | None
+) -> Report:
+    """The page of an evaluation; the configuration follows.
+
+    Args:
+        metrics: as `metrics.json` holds them.
+        config: the command's options.
+        examples: the content of `examples.json`; None where nothing was retrieved.
+    """
     retrieval = metrics["retrieval"]
     entrants: Entrants = {MAIN: metrics, **metrics["baselines"]}
     asked = sum(task["queries"] for task in retrieval.values())
@@ -33,18 +36,55 @@ def evaluation_report(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> 
     if len(entrants) > 1:
         subtitle += f"; {MAIN} beside {', '.join(metrics['baselines'])}"
     report = Report("moonrec evaluate", subtitle)
-    report.headline(key_figures("evaluate", metrics, _KEY_FIGURES))
+    report.headline(_key_figures(metrics))
+    _warnings(report, metrics)
+    add_figures(report, entrants)
+    if examples is not None:
+        add_queries(report, examples)
     if len(entrants) > 1:
         _who(report, entrants, config)
-    _retrieval(report, entrants)
-    for name, title in ((CLASSIFICATION, "Classification"), (ATTRIBUTES, "Attributes")):
-        _labelled(report, title, name, entrants)
-    _agreement(report, entrants)
+    add_retrieval(report, entrants)
+    add_labelled(report, entrants)
+    add_agreement(report, entrants)
     add_comparisons(report, metrics)
     add_domains(report, entrants)
+    if examples is not None:
+        add_neighbours(report, examples)
     _left_out(report, entrants)
-    _warnings(report, metrics)
+    _broken_images(report, metrics)
     return report
+
+
+def _key_figures(metrics: Mapping[str, Any]) -> list[tuple[str, object, str]]:
+    """What is looked for first, with its interval and what chance reaches."""
+    found: list[tuple[str, object, str]] = [
+        (
+            f"{task_label(task)}, {HIT}",
+            values[HIT],
+            _note(values["ci"][HIT], f"by chance {format_value(chance_of_hit(values, CUTOFF))}"),
+        )
+        for task, values in list(metrics["retrieval"].items())[:_RETRIEVAL_SHOWN]
+    ]
+    for level, values in list(metrics.get(CLASSIFICATION, {}).items())[:_LEVELS_SHOWN]:
+        chance = f"always the commonest {format_value(values['majority'])}"
+        label = f"{task_label(f'{CLASSIFICATION}.{level}')}, accuracy"
+        found.append((label, values["accuracy"], _note(values["ci"]["accuracy"], chance)))
+    if attributes := metrics.get(ATTRIBUTES):
+        accuracy, majority = (
+            sum(one[key] for one in attributes.values()) / len(attributes) for key in ("accuracy", "majority")
+        )
+        name = "1 attribute" if len(attributes) == 1 else f"{len(attributes)} attributes, mean"
+        found.append((f"{name} accuracy", accuracy, f"always the commonest {format_value(majority)}"))
+    if not found and AGREEMENT in metrics:
+        agreement = metrics[AGREEMENT]
+        found.append(("agreement", agreement["image_text"], _note(agreement["ci"]["image_text"], "")))
+    return found
+
+
+def _note(interval: tuple[float | None, float | None], chance: str) -> str:
+    low, high = interval
+    spread = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+    return "; ".join(filter(None, (spread, chance)))
 
 
 def _who(report: Report, entrants: Entrants, config: Mapping[str, Any]) -> None:
@@ -59,80 +99,9 @@ def _who(report: Report, entrants: Entrants, config: Mapping[str, Any]) -> None:
     )
 
 
-def _retrieval(report: Report, entrants: Entrants) -> None:
-    rows = list(_by_entrant(entrants, "retrieval", "task"))
-    if not rows:
-        return
-    report.heading("Retrieval")
-    columns = [*(f"hit@{k}" for k in CUTOFFS), *(f"recall@{k}" for k in CUTOFFS), "mrr", "ndcg@10"]
-    columns += ["contrastive_loss", "queries", "catalogue"]
-    report.table(
-        [named | {key: values[key] for key in columns} for named, values in rows],
-        "hit rate: any positive in the top K; recall: |top K and positives| / min(K, |positives|); "
-        "contrastive loss: -log softmax of the positives among all items at temperature .05, lower is better",
-    )
-    report.table(
-        [named | {key: spanned(values, key) for key in _WITH_INTERVAL} for named, values in rows],
-        "95 % intervals: the queries drawn anew with replacement",
-    )
-    own = [name for name, task in entrants[MAIN]["retrieval"].items() if task["queries_from"] == CATALOGUE]
-    if own:
-        report.text(
-            f"{', '.join(own)}: the searches have no such queries, so the catalogue's own are asked: an "
-            "item's picture is to find the same item's words, or the reverse, among the distinct ones. That "
-            "measures how well both agree, not what users search for."
-        )
-
-
-def _labelled(report: Report, title: str, task: str, entrants: Entrants) -> None:
-    rows = list(_by_entrant(entrants, task, "labels"))
-    if not rows:
-        return
-    report.heading(f"{title}, zero-shot")
-    report.table(
-        [named | {key: values[key] for key in _LABEL_COLUMNS} for named, values in rows],
-        "macro averages over the classes; majority: always the commonest class",
-    )
-    report.table(
-        [
-            named
-            | {key: spanned(values, key) for key in ("accuracy", "f1")}
-            | {key: values[key] for key in _WEIGHTED}
-            for named, values in rows
-        ],
-        "95 % intervals over items, and averages weighted by the items of each class",
-    )
-    report.text(
-        "An item gets the label whose words are nearest to it. It shows its picture, title and description, "
-        "but neither category nor attributes. A title may name the answer."
-    )
-    for name, values in entrants[MAIN].get(task, {}).items():
-        if values["items_of_rare_values"]:
-            report.text(
-                f"{name}: {values['items_of_rare_values']:,} items whose value is none of the "
-                f"{values['classes']:,} commonest are not judged."
-            )
-        if values["items_without_content"]:
-            report.text(f"{name}: {values['items_without_content']:,} items show nothing and are not judged.")
-
-
-def _agreement(report: Report, entrants: Entrants) -> None:
-    found = {name: values[AGREEMENT] for name, values in entrants.items() if AGREEMENT in values}
-    if not found:
-        return
-    report.heading("Agreement of pictures and words")
-    report.table(
-        [
-            _entrant(name, entrants) | {"lead": spanned(one, "image_text"), "items": one["items"]}
-            for name, one in found.items()
-        ],
-        "mean cosine of an item's picture with its own words, less that with the words of all other items",
-    )
-
-
 def _left_out(report: Report, entrants: Entrants) -> None:
     rows = [
-        _entrant(name, entrants) | row
+        entrant_cell(name, entrants) | row
         for name, values in entrants.items()
         for row in by_reason(values["left_out"], "reason")
     ]
@@ -141,29 +110,16 @@ def _left_out(report: Report, entrants: Entrants) -> None:
         report.table(rows)
 
 
-def _by_entrant(
-    entrants: Entrants, group: str, label: str
-) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """The parts of a group, the entrants of each under each other."""
-    names = dict.fromkeys(part for values in entrants.values() for part in values.get(group, {}))
-    for part in names:
-        for name, values in entrants.items():
-            if part in values.get(group, {}):
-                yield {label: part} | _entrant(name, entrants), values[group][part]
-
-
-def _entrant(name: str, entrants: Entrants) -> dict[str, str]:
-    return {"entrant": name} if len(entrants) > 1 else {}
-
-
 def _warnings(report: Report, metrics: Mapping[str, Any]) -> None:
-    for name, task in metrics["retrieval"].items():
-        missing = task["positives"] - task["positives_in_catalogue"]
-        if missing:
-            report.warning(
-                f"{name}: {missing:,} of {task['positives']:,} positives have no vector that could be found "
-                "and count as missed."
-            )
+    missing = {
+        name: (task["positives"] - task["positives_in_catalogue"], task["positives"])
+        for name, task in metrics["retrieval"].items()
+    }
+    told = [f"{task_label(name)}: {few:,} of {every:,}" for name, (few, every) in missing.items() if few]
+    if told:
+        report.warning(
+            f"Positives without a vector that could be found, which count as missed: {'; '.join(told)}."
+        )
     for name, values in metrics["baselines"].items():
         differs = values["catalogue"]
         if differs and (differs["missing"] or differs["others"]):
@@ -178,6 +134,11 @@ def _warnings(report: Report, metrics: Mapping[str, Any]) -> None:
             f"{unknown['count']:,} of {unknown['rows']:,} searches name items that the catalogue lacks, "
             f"such as {named}."
         )
-    report.text(f"Pictures that could not be used: {metrics['broken_images']['count']}.")
+    if broken := metrics["broken_images"]["count"]:
+        report.warning(f"{broken:,} pictures could not be used.")
+
+
+def _broken_images(report: Report, metrics: Mapping[str, Any]) -> None:
     if metrics["broken_images"]["examples"]:
+        report.heading("Pictures that could not be used")
         report.table(metrics["broken_images"]["examples"], "The first of them")

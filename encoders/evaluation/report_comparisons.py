@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from encoders.evaluation.label_sets import some_of
+from encoders.evaluation.report_words import metric_label, task_label
 from encoders.evaluation.tasks import ATTRIBUTES
 from moonrec.report import Cell, Report
 
@@ -31,10 +32,9 @@ def add_comparisons(report: Report, metrics: Mapping[str, Any]) -> None:
         found = [one for one in metrics["comparisons"] if one["baseline"] == name]
         rows = [
             {
-                "task": one["task"],
-                "metric": one["metric"],
-                "difference": one["difference"],
-                "95 %": _interval(one),
+                "task": task_label(one["task"]),
+                "metric": metric_label(one["metric"]),
+                "difference": Cell(one["difference"], _interval(one)),
                 "p": one["p"],
                 "p, Holm": one["p_holm"],
                 "count": one["count"],
@@ -45,8 +45,8 @@ def add_comparisons(report: Report, metrics: Mapping[str, Any]) -> None:
         if rows:
             report.table(
                 rows,
-                "paired: the same queries, or items, for both; a positive difference is in favour of what is "
-                "evaluated, but for the contrastive loss. p, Holm: corrected for all comparisons with this "
+                "paired: the same queries, or items, for both, with 95 % intervals; a positive difference is "
+                "in favour of what is evaluated, but for the contrastive loss. p, Holm: corrected for all comparisons with this "
                 "baseline, those in metrics.json that are not shown included",
             )
         _by_domain(report, name, found)
@@ -59,7 +59,7 @@ def by_reason(reasons: Mapping[str, str], column: str) -> list[dict[str, str]]:
     """Rows of a table of reasons, each told once, with the tasks that it is the reason of."""
     tasks: dict[str, list[str]] = {}
     for task, reason in reasons.items():
-        tasks.setdefault(reason, []).append(task)
+        tasks.setdefault(reason, []).append(task_label(task))
     return [{"task": some_of(named, _NAMED), column: reason} for reason, named in tasks.items()]
 
 
@@ -67,7 +67,7 @@ def _by_domain(report: Report, baseline: str, found: Sequence[Mapping[str, Any]]
     cells: dict[str, dict[str, Cell]] = {}
     for one in found:
         if one["domain"] is not None and one["metric"] in _OF_DOMAINS and not _of_attribute(one["task"]):
-            column = f"{one['task'].removeprefix('retrieval.')} {one['metric']}"
+            column = f"{task_label(one['task'])}, {metric_label(one['metric'])}"
             cells.setdefault(one["domain"], {})[column] = Cell(one["difference"], _interval(one))
     if not cells:
         return
@@ -91,7 +91,7 @@ def _of_attribute(task: str) -> bool:
 def _pairs(report: Report, paired: Mapping[str, Mapping[str, int]]) -> None:
     """Say where the entrants were not asked the same."""
     fewer = [
-        f"{task}: {one['both']:,} of {one['main']:,} and {one['baseline']:,}"
+        f"{task_label(task)}: {one['both']:,} of {one['main']:,} and {one['baseline']:,}"
         for task, one in paired.items()
         if one["both"] < max(one["main"], one["baseline"])
     ]

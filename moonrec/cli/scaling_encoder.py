@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonrec.atomic import write_json
 from moonrec.cli.command_flags import read_flags
+from moonrec.cli.scaling_metrics import check_measurable
 from moonrec.cli.scaling_tokens import counted_tokens
 from moonrec.cli.study_inputs import late_notes, open_training, start_fingerprint
 from moonrec.errors import UserError
@@ -56,6 +58,7 @@ class EncoderStudy:
         self.inputs["from"] = start_fingerprint(self._flags.get("from", ""))
         self.places = [*((f"--{name}", table.path) for name, table in tables.items()), ("--test", test.path)]
         self.notes = late_notes(tables, test)
+        check_measurable(config.metric or axis.metrics, tables["items"], test)
         self._items = tables["items"].count_rows()
         self._rows = sum(tables[name].count_rows() for name in ("searches", "events") if name in tables)
 
@@ -213,5 +216,5 @@ def _numbers(tested: Mapping[str, Any]) -> dict[str, float]:
         for name, values in tested.get(group, {}).items()
         if isinstance(values, Mapping)
         for metric, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

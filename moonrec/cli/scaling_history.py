@@ -6,6 +6,7 @@ Legend: E events, R impressions.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -64,9 +65,7 @@ class HistoryStudy:
 
     def default_points(self) -> list[int]:
         """Powers of two up to the length that 95 % of the training rows' histories do not pass."""
-        longest = int(
-            np.quantile(history_lengths(self._tables["events"], self._tables["impressions"]), _QUANTILE)
-        )
+        longest = int(np.quantile(self._train_lengths, _QUANTILE))
         if longest < 1 << 2:
             raise UserError(
                 f"--events {self._config.events}: of 95 % of the training impressions users have at most "
@@ -79,6 +78,12 @@ class HistoryStudy:
         """See `Study`."""
         from ctr.config import plain_options, resolved
 
+        longest = max(int(lengths.max(initial=0)) for lengths in (self._train_lengths, self._test_lengths))
+        if points[-1] > longest:
+            raise UserError(
+                f"--points {points[-1]}: no row of --impressions or --test has more than {longest} earlier "
+                "events; name points up to that"
+            )
         configs = [resolved(self._train_config(point, seed=0, out=self._config.out)) for point in points]
         top = configs[0].top
         searched = [point for point in points if point > _SEARCHED]
@@ -111,7 +116,7 @@ class HistoryStudy:
             metrics={
                 f"test.{name}": float(value)
                 for name, value in metrics["test"].items()
-                if isinstance(value, int | float)
+                if isinstance(value, int | float) and math.isfinite(value)
             },
             seconds=None if resumed else time.monotonic() - started,
             facts={
@@ -119,6 +124,10 @@ class HistoryStudy:
                 "share of rows with a full one": float((self._test_lengths >= point).mean()),
             },
         )
+
+    @cached_property
+    def _train_lengths(self) -> NDArray[np.int64]:
+        return history_lengths(self._tables["events"], self._tables["impressions"])
 
     @cached_property
     def _test_lengths(self) -> NDArray[np.int64]:

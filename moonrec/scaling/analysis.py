@@ -3,9 +3,11 @@
 Bands are a bootstrap: errors of the points' means (`moonrec.scaling.noise`) are added to the fitted curve,
 the law is fitted again, and the 2.5 % and 97.5 % quantiles of the curves are taken at every place. The
 largest point is held out once: the law is fitted without it and asked for it. A law fits better when the
-bootstrap interval of the difference of the two held-out errors lies on one side of zero, or else when its
-AICc is smaller by 2 or more (the usual threshold of Burnham and Anderson, 2002); otherwise there is no
-difference.
+bootstrap interval of the difference of the two held-out errors lies on one side of zero. Otherwise the power
+law does when its AICc is smaller by 2 or more (the usual threshold of Burnham and Anderson, 2002). The
+reverse says nothing for the log law: it is the power law without a bend, so wherever the bend cannot be seen
+its AICc is smaller by the mere penalty of a parameter, whichever is true. Then the laws cannot be told apart,
+and both are drawn on.
 
 Legend: P points, S seeds, D draws, G places.
 """
@@ -22,7 +24,7 @@ from moonrec.scaling.trend import Growth, Trend, growth_of
 
 OCTAVES_OUT = 1
 """Beyond the largest point nothing is known; one doubling is as far as a band is given."""
-_DRAWS, _PLACES, _AICC_THRESHOLD = 1_000, 97, 2.0
+_DRAWS, _PLACES, _PLACES_BEYOND, _AICC_THRESHOLD = 1_000, 81, 17, 2.0
 # Below, the correction for few observations outweighs what they say of a third parameter. Ours.
 _AICC_SPARE = 3
 _NO_LAW: dict[Trend, str] = {
@@ -87,6 +89,18 @@ class Analysis:
             return []
         return [self.better] if self.better else list(self.fits)
 
+    def told_beyond(self) -> Interval:
+        """At twice the largest x, with limits that hold whichever of the laws drawn on is true.
+
+        Raises:
+            ValueError: no law is drawn on.
+        """
+        beyond = [self.fits[law].beyond for law in self.drawn_on()]
+        if not beyond:
+            raise ValueError(f"nothing is drawn on: {self.trend}")
+        middle = float(np.mean([one.value for one in beyond]))
+        return Interval(middle, min(one.low for one in beyond), max(one.high for one in beyond))
+
 
 def analyse(x_P: Floats, value_PS: Floats, seed: int = 0) -> Analysis:
     """Fit, compare and extrapolate.
@@ -99,7 +113,7 @@ def analyse(x_P: Floats, value_PS: Floats, seed: int = 0) -> Analysis:
     x_P, value_PS = np.asarray(x_P, float), np.asarray(value_PS, float)
     if not (np.diff(x_P) > 0).all() or x_P[0] <= 0:
         raise ValueError(f"points {x_P.tolist()}: expected positive, increasing ones")
-    x_G = np.geomspace(x_P[0], x_P[-1] * 2.0**OCTAVES_OUT, _PLACES)
+    x_G = _places(x_P)
     laws = [law for law in LAWS if len(x_P) >= FEWEST_POINTS[law]]
     reasons = [
         f"{len(x_P)} points are too few for the {law} law, which needs {FEWEST_POINTS[law]}"
@@ -118,6 +132,13 @@ def analyse(x_P: Floats, value_PS: Floats, seed: int = 0) -> Analysis:
         reasons.append(why)
     scatter = growth.noise.scatter if value_PS.shape[1] > 1 else None
     return Analysis(x_G, fits, growth.trend, better, reasons, scatter)
+
+
+def _places(x_P: Floats) -> Floats:
+    """Two runs of places that meet exactly at the largest point, where lines of the fit end."""
+    inside_G = np.geomspace(x_P[0], x_P[-1], _PLACES)
+    beyond_G = np.geomspace(x_P[-1], x_P[-1] * 2.0**OCTAVES_OUT, _PLACES_BEYOND)
+    return np.concatenate([inside_G[:-1], x_P[-1:], beyond_G[1:]])
 
 
 def _fit(law: Law, x_P: Floats, value_PS: Floats, x_G: Floats, growth: Growth, seed: int) -> Fit:
@@ -181,8 +202,7 @@ def _better(fits: dict[Law, Fit], x_P: Floats, value_PS: Floats, growth: Growth)
     power, log = fits["power"].aicc, fits["log"].aicc
     same = "the held-out errors of both laws do not differ beyond the noise"
     if power is None or log is None:
-        return None, f"{same}, and there are too few observations for AICc: no difference"
-    if abs(power - log) < _AICC_THRESHOLD:
-        return None, f"{same}, and AICc differs by {abs(power - log):.1f}, under 2: no difference"
-    law = "power" if power < log else "log"
-    return law, f"{same}; AICc is smaller by {abs(power - log):.1f} for the {law} law"
+        return None, f"{same}, and there are too few observations for AICc: the laws cannot be told apart"
+    if log - power >= _AICC_THRESHOLD:
+        return "power", f"{same}; AICc is smaller by {log - power:.1f} for the power law"
+    return None, f"{same}, and no bend is seen: the laws cannot be told apart"

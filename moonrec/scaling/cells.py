@@ -8,6 +8,7 @@ was measured.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from moonrec.atomic import write_json
 from moonrec.errors import UserError
-from moonrec.study.records import check_record, made_by, read_record
+from moonrec.study.records import check_record, made_by, read_record, unreadable
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Cells:
         record = self._record(cell)
         if record is None or "measured" not in record:
             return None
-        return FinishedCell(Measured(**record["measured"]), record["made_by"])
+        return FinishedCell(_measured(self._path(cell), record["measured"]), record["made_by"])
 
     def run(self, cell: Cell) -> FinishedCell:
         """Compute a cell that is not finished.
@@ -120,3 +121,21 @@ class Cells:
         if record is not None:
             check_record(path, record, **self._made_of, stale=self._folder)
         return record
+
+
+def _measured(path: Path, found: Any) -> Measured:
+    """What a record holds, if it is what `run` writes.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        measured = Measured(**found)
+        numbers = [measured.x, *measured.metrics.values(), *measured.facts.values()]
+        seconds = 0.0 if measured.seconds is None else measured.seconds
+        fits = all(map(math.isfinite, [*numbers, seconds])) and measured.x > 0 and seconds >= 0
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise unreadable(path) from error
+    if not fits:
+        raise unreadable(path)
+    return measured

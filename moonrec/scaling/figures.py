@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from moonrec.report.curves import COLOURS
 from moonrec.scaling.axis import Axis
 from moonrec.scaling.laws import FORMULAS, LAWS, Law
+from moonrec.scaling.names import readable
 from moonrec.scaling.results import Curve
 
 _LAW_COLOURS = dict(zip(LAWS, COLOURS, strict=False))
@@ -40,7 +41,7 @@ def curve_figure(axis: Axis, curve: Curve) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(curve.x_P, [_short(x) for x in curve.x_P])
     axes.minorticks_off()
-    axes.set(xlabel=f"{axis.x_label} (log scale)", ylabel=curve.metric)
+    axes.set(xlabel=f"{axis.x_label} (log scale)", ylabel=readable(curve.metric))
     if curve.analysis.drawn_on():
         axes.axvspan(last, float(curve.analysis.x_G[-1]), color="0.5", alpha=0.12, linewidth=0)
         axes.text(
@@ -58,13 +59,13 @@ def curve_figure(axis: Axis, curve: Curve) -> Figure:
 
 def _draw_law(axes: Axes, curve: Curve, law: Law, curve_3G: np.ndarray, last: float) -> None:
     x_G, colour = curve.analysis.x_G, _LAW_COLOURS[law]
-    inside_G = x_G <= last * (1 + 1e-9)
+    inside_G = x_G <= last
     value_G, low_G, high_G = curve_3G
     axes.plot(x_G[inside_G], value_G[inside_G], color=colour, linewidth=1.6, label=f"{law}: {FORMULAS[law]}")
     shown_G = inside_G
     if law in curve.analysis.drawn_on():
         shown_G = np.ones_like(inside_G)
-        beyond_G = x_G >= last * (1 - 1e-9)
+        beyond_G = x_G >= last
         axes.plot(x_G[beyond_G], value_G[beyond_G], color=colour, linewidth=1.6, linestyle="--")
     axes.fill_between(x_G[shown_G], low_G[shown_G], high_G[shown_G], color=colour, alpha=0.15, linewidth=0)
 

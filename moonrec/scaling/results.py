@@ -23,7 +23,8 @@ class Points:
 
     Attributes:
         setting_P: as asked for.
-        x_P: where the points really stand, the mean over seeds.
+        x_P: the x that the cells report, the mean over seeds: what training came to where it is counted
+            (tokens, negatives), what was asked for where it is a limit (histories).
         cells: per point its cells, seed by seed.
         notes: points left out, and why.
     """
@@ -97,7 +98,7 @@ def _limits(interval: Interval) -> list[float]:
 
 
 def points_of(cells: Mapping[int, Sequence[Measured]]) -> Points:
-    """Order the cells by where they really stand; a point no farther out than the one before is left out.
+    """Line the points up by the x that their cells report; one no farther out than that before is left out.
 
     Args:
         cells: by point as asked for, increasing.
@@ -118,21 +119,21 @@ def points_of(cells: Mapping[int, Sequence[Measured]]) -> Points:
     return Points(kept, np.array(x_P), [cells[point] for point in kept], notes)
 
 
-def curves_of(points: Points, metrics: Sequence[str]) -> list[Curve]:
-    """Fit every metric.
+def check_metrics(metrics: Sequence[str], point: int, cell: Measured) -> None:
+    """Raise a `UserError` for a metric that a cell of that point has not measured."""
+    for metric in metrics:
+        if metric not in cell.metrics:
+            measured = ", ".join(sorted(cell.metrics)) or "nothing"
+            raise UserError(
+                f"--metric {metric}: was not measured at point {point} with these test data; there is "
+                f"{measured}"
+            )
 
-    Raises:
-        UserError: a metric that some cell has not measured.
-    """
+
+def curves_of(points: Points, metrics: Sequence[str]) -> list[Curve]:
+    """Fit every metric; all cells have measured it."""
     curves = []
     for metric in metrics:
-        for setting, cells in zip(points.setting_P, points.cells, strict=True):
-            if any(metric not in cell.metrics for cell in cells):
-                measured = ", ".join(sorted(cells[0].metrics)) or "nothing"
-                raise UserError(
-                    f"--metric {metric}: was not measured at point {setting} with these test data; there is "
-                    f"{measured}"
-                )
         value_PS = np.array([[cell.metrics[metric] for cell in cells] for cells in points.cells])
         curves.append(Curve(metric, points.x_P, points.setting_P, value_PS, analyse(points.x_P, value_PS)))
     return curves

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonrec.atomic import write_json
 from moonrec.errors import UserError
 from moonrec.progress import duration
 from moonrec.scaling.axis import Axis
 from moonrec.scaling.cells import Cell, Cells, Compute, FinishedCell
-from moonrec.scaling.results import curves_of, points_of
-from moonrec.scaling.sections import sections, terminal_lines
-from moonrec.scaling.write import write_report
+from moonrec.scaling.results import check_metrics, curves_of, points_of
+from moonrec.scaling.write import check_places, write_results
 from moonrec.study.folder import StudyFolder
 from moonrec.study.records import version_notes
-from moonrec.study.sections import write_markdown
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,19 @@ def run_scaling(request: Request, compute: Compute) -> dict[str, Any]:
     if request.seeds < 1:
         raise UserError(f"--seeds {request.seeds}: expected at least 1")
     folder = StudyFolder(request.out, "scaling")
+    check_places(request.out, request.metrics)
     cells = Cells(folder.cells, request.options, request.inputs, compute)
     every = [Cell(point, number) for number in range(request.seeds) for point in request.points]
     if request.plan_only:
-        return _told(folder, request, every, _finished(cells, every))
+        return _told(folder, request, every, _finished(request, cells, every))
     with folder.writing():
-        finished = _finished(cells, every)
+        finished = _finished(request, cells, every)
         _told(folder, request, every, finished)
         missing = [cell for cell in every if cell not in finished]
 
         def run(cell: Cell) -> None:
             finished[cell] = cells.run(cell)
+            check_metrics(request.metrics, cell.point, finished[cell].measured)
 
         folder.compute(
             missing,
@@ -89,8 +88,11 @@ def run_scaling(request: Request, compute: Compute) -> dict[str, Any]:
     return metrics
 
 
-def _finished(cells: Cells, every: Sequence[Cell]) -> dict[Cell, FinishedCell]:
-    return {cell: done for cell in every if (done := cells.finished(cell))}
+def _finished(request: Request, cells: Cells, every: Sequence[Cell]) -> dict[Cell, FinishedCell]:
+    found = {cell: done for cell in every if (done := cells.finished(cell))}
+    for cell, done in found.items():
+        check_metrics(request.metrics, cell.point, done.measured)
+    return found
 
 
 def _told(
@@ -143,22 +145,6 @@ def _write(request: Request, every: Sequence[Cell], finished: Mapping[Cell, Fini
             for point in request.points
         }
     )
-    curves = curves_of(points, request.metrics)
     notes = [*request.notes, *points.notes, *version_notes(finished[cell].made_by for cell in every)]
-    parts = sections(request.axis, points, curves, notes)
-    write_markdown(request.out / "table.md", f"Scaling: {request.axis.x_label}", parts, pictures=True)
-    subtitle = f"{request.axis.x_label}: {len(points.x_P)} points, {request.seeds} "
-    subtitle += "seed each" if request.seeds == 1 else "seeds each"
-    write_report(request.out, subtitle, parts, curves, notes, request.config, request.inputs)
-    metrics: dict[str, Any] = {
-        "axis": request.axis.name,
-        "x": request.axis.x_label,
-        "seeds": request.seeds,
-        "metrics": {curve.metric: curve.to_dict() for curve in curves},
-        "facts": [
-            {"setting": setting, **points.facts(place)} for place, setting in enumerate(points.setting_P)
-        ],
-        "notes": notes,
-    }
-    write_json(request.out / "metrics.json", metrics)
-    return {**metrics, "lines": terminal_lines(request.axis, curves, notes, request.out)}
+    curves = curves_of(points, request.metrics)
+    return write_results(request.out, request.axis, points, curves, notes, request.config, request.inputs)

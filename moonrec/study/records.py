@@ -20,19 +20,24 @@ def made_by() -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record, with `options` and `inputs`; None where there is none.
+    """A record, with `options`, `inputs` and `made_by`; None where there is none.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        dict(record["options"]), dict(record["inputs"])
+        dict(record["options"]), dict(record["inputs"]), dict(record["made_by"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read; delete it, and the cell is made again") from error
+        raise unreadable(path) from error
     return record
+
+
+def unreadable(path: Path) -> UserError:
+    """What to raise for a record that is damaged."""
+    return UserError(f"{path}: cannot be read; delete it, and the cell is made again")
 
 
 def check_record(

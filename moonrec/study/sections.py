@@ -34,12 +34,14 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, and under it tables with captions, paragraphs and plots."""
+    """A heading, and under it tables with captions, paragraphs and plots; `folded` tables come last, closed
+    on the page."""
 
     heading: str
     tables: Sequence[tuple[str, Sequence[Line]]] = ()
     texts: Sequence[str] = ()
     plots: Sequence[Plot] = ()
+    folded: Sequence[tuple[str, Sequence[Line]]] = ()
 
 
 def add_sections(report: Report, parts: Sequence[Section]) -> None:
@@ -52,6 +54,9 @@ def add_sections(report: Report, parts: Sequence[Section]) -> None:
             report.text(paragraph)
         for plot in part.plots:
             report.figure(plot.figure, plot.caption)
+        for caption, lines in part.folded:
+            with report.details(caption):
+                report.table(lines)
 
 
 def write_markdown(
@@ -68,5 +73,7 @@ def write_markdown(
         for plot in part.plots if pictures else ():
             plot.save(path.parent)
             text += [f"![{part.heading}]({plot.name}.png)", ""]
+        for caption, lines in part.folded:
+            text += [f"{caption}:", "", *markdown_table(lines), ""]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
