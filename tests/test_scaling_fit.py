@@ -186,7 +186,7 @@ def test_lines_end_at_the_largest_point_on_any_grid() -> None:
     axes = curve_figure(
         HISTORY, Curve("test.auc", x, [1] * 5, simulated(log_truth, 0.01, 1)[:5], found)
     ).axes[0]
-    solid = [line for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 5]
+    solid = [line for line in axes.lines if line.get_linestyle() == "-" and np.size(line.get_xdata()) > 5]
     assert [float(np.asarray(line.get_xdata())[-1]) for line in solid] == [x[-1]] * 2
 
 
