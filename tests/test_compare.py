@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compare_case import HOSTILE, ctr_metrics, jpeg, page_of, write_run
+from matplotlib.text import Text
 from PIL import Image
 
+from moonrec.compare.numbers import Numbers
+from moonrec.compare.panels import panel_figure
 from moonrec.errors import UserError
 
 
@@ -146,3 +150,58 @@ def test_a_demo_is_a_run_of_its_own_kind(tmp_path: Path) -> None:
     page = page_of(tmp_path, str(tmp_path / "demo"))
     assert "moonrec demo" in page
     assert "<dd>0.6100</dd>" in page
+
+
+def test_what_runs_say_of_themselves_stands_first(tmp_path: Path) -> None:
+    def told(value: float | None, note: str) -> dict[str, Any]:
+        figures = [{"label": "points per point", "value": value, "note": note}]
+        verdicts = [f"verdict: {note}"]
+        return {"rates": [], "key_figures": figures, "verdicts": verdicts, "notes": ["simulated data"]}
+
+    runs = [
+        write_run(tmp_path / "a", told(0.5, "sure"), "exchange-rate"),
+        write_run(tmp_path / "b", told(None, "not established: few"), "exchange-rate"),
+    ]
+    one = page_of(tmp_path, runs[0])
+    assert (
+        one.index("0.5000") < one.index("simulated data") < one.index("verdict: sure") < one.index("Numbers")
+    )
+    assert one.count("simulated data") == 1
+    both = page_of(tmp_path, *runs)
+    assert '–<span class="note">not established: few</span>' in both
+    assert both.count('<p class="warning" role="note">simulated data</p>') == 1
+    assert "b: verdict: not established: few" in both
+
+
+def test_scaling_studies_stand_beside_those_of_their_axis_only(tmp_path: Path) -> None:
+    def study(name: str, axis: str, **inputs: str) -> str:
+        points = [{"x": 2.0**n, "setting": 2**n, "mean": 0.5 + n / 100, "sd": 0.01} for n in range(3)]
+        metrics = {"axis": axis, "metrics": {"test.auc": {"points": points}}}
+        return write_run(tmp_path / name, metrics, "scaling", inputs=inputs)
+
+    runs = [
+        study("a", "history", test="1", events="1", impressions="1"),
+        study("b", "tokens", test="1", items="1", events="1", searches="1"),
+        study("c", "history", test="1", events="1", impressions="2"),
+        study("d", "tokens", test="1", items="1", events="2", searches="2"),
+    ]
+    page = page_of(tmp_path, *runs)
+    assert "not comparable" not in page
+    assert page.index("scaling over history</h2>") < page.index("scaling over tokens</h2>")
+    assert page.count("AUC · points · x 4") == 2
+    assert "Arrows" not in page
+    other = study("e", "history", test="1", events="2")
+    assert "differ in events, on which" in page_of(tmp_path, runs[0], other)
+
+
+def test_titles_of_panels_do_not_run_into_each_other() -> None:
+    names = [f"rates.retrieval.image_to_item.hit@10 {name} auc.of.a.long.name.mean" for name in "abc"]
+    figure = panel_figure(names, [("run", Numbers(dict.fromkeys(names, 0.5)))])
+    figure.canvas.draw()
+    boxes = [
+        title.get_window_extent() for axes in figure.axes for title in axes.get_children()
+        if isinstance(title, Text) and title.get_text()
+    ]  # fmt: skip
+    assert len(boxes) == 3
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)

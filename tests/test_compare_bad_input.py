@@ -46,6 +46,8 @@ def test_pictures_that_are_none_are_shown_as_missing(tmp_path: Path) -> None:
             "ci": [1],
             "retrieval": {"x": {"ci": {"mrr": "a"}}},
         },
+        {"key_figures": [{"label": HOSTILE, "value": HOSTILE, "note": HOSTILE}], "verdicts": [HOSTILE]},
+        {"key_figures": HOSTILE, "verdicts": {HOSTILE: 1}, "notes": [HOSTILE, {}, 7], "rates": [HOSTILE]},
         {"warnings": [HOSTILE, 3], "rows": [{"a": 1}, {"b": 2}], "": {"": ""}, "a.b": {"c": 10**300}},
         '{"test": {"auc": NaN, "gauc": Infinity, "logloss": -1e999}}',
     ],
@@ -141,3 +143,19 @@ def test_plots_of_a_run_folder_are_shown_and_false_ones_are_not(tmp_path: Path) 
     page = page_of(tmp_path, run)
     assert "table.png" in page
     assert "false.png" not in page
+
+
+@pytest.mark.parametrize(
+    "pair", [(1e308, -1e308), (-1e308, -1e308), (1e308, 0.5), (1e99, -1e99), (5e-324, 0.0)]
+)
+def test_huge_and_tiny_numbers_are_written_and_not_drawn(pair: tuple[float, float], tmp_path: Path) -> None:
+    runs = []
+    for name, value in zip("ab", pair, strict=True):
+        history = f'{{"samples": {value}, "loss": {-value}}}\n' + "".join(
+            f'{{"samples": {n}, "loss": {number}, "auc": 0.5}}\n'
+            for n, number in enumerate((value, 1, -value))
+        )
+        metrics = {"test": {"auc": value, "logloss": -value, "ci": {"auc": [-value, value]}}}
+        runs.append(write_run(tmp_path / name, metrics, history=history))
+    for page in (page_of(tmp_path, *runs), page_of(tmp_path, runs[0])):
+        assert "0" * 120 not in re.sub('src="data:[^"]*"', "", page)

@@ -10,13 +10,15 @@ from moonrec.compare.examples import examples_of
 from moonrec.compare.key_figures import key_figures
 from moonrec.compare.measures import direction
 from moonrec.compare.numbers import numbers_of
+from moonrec.compare.told import figures_of, notes_of, verdicts_of
 
 
 def rate(metric: str, outcome: str, slope: float | None, domain: str = "all") -> dict[str, Any]:
     bounds = (
         {"ci_low": None, "ci_high": None} if slope is None else {"ci_low": slope - 1, "ci_high": slope + 1}
     )
-    return {"metric": metric, "domain": domain, "outcome": outcome, "slope": slope, **bounds, "r2": 0.5}
+    named = {"metric": metric, "domain": domain, "outcome": outcome}
+    return {**named, "slope": slope, **bounds, "established": True}
 
 
 RATES = [
@@ -74,8 +76,7 @@ EVALUATION = {
             {"metrics": {"test.auc": CURVE}},
             [
                 ("AUC · extrapolation · log", 0.7, "0.6000 to 0.8000"),
-                ("AUC · fits · log · held out error", 0.1, "0.0000 to 1.0000"),
-                ("AUC · points · 1", 0.55, ""),
+                ("AUC · points · x 1", 0.55, ""),
             ],
         ),
         ("ablate", {"rows": [ROW]}, [("moon2 · image to item · hit@10", 0.8, "")]),
@@ -117,3 +118,35 @@ def test_a_mean_is_better_in_the_direction_of_what_it_is_the_mean_of() -> None:
 def test_examples_of_five_tasks_are_all_read() -> None:
     entry = {"kind": "fixed", "rank": 1, "query": {"label": "mug"}, "results": []}
     assert len(examples_of({"tasks": {f"task{number}": [entry] * 13 for number in range(5)}})) == 65
+
+
+def test_a_rate_that_is_not_established_is_told_with_its_reason_and_without_its_number() -> None:
+    one = rate("top3_cosine.auc", "auc", -0.0132) | {"established": False, "why_not": "5 versions are few"}
+    ((_, value, note),) = key_figures("exchange-rate", {"rates": [one]}, limit=8)
+    assert (value, note) == (None, "not established: 5 versions are few")
+    unsaid = {name: value for name, value in one.items() if name not in ("established", "why_not")}
+    ((_, value, note),) = key_figures("exchange-rate", {"rates": [unsaid]}, limit=8)
+    assert (value, note) == (None, "not established")
+
+
+def test_what_a_run_chose_itself_comes_before_what_its_command_is_known_for() -> None:
+    chosen = [{"label": "AUC at 32", "value": 0.61, "note": "± 0.01"}, {"label": "at 64", "value": None}]
+    metrics = EVALUATION | {"key_figures": chosen}
+    assert key_figures("evaluate", metrics, limit=8) == [("AUC at 32", 0.61, "± 0.01"), ("at 64", None, "")]
+    assert key_figures("evaluate", metrics, limit=1) == [("AUC at 32", 0.61, "± 0.01")]
+    assert len(key_figures("evaluate", EVALUATION | {"key_figures": [5, {"value": 1}]}, limit=8)) == 3
+
+
+@pytest.mark.parametrize("value", [True, [1], {"a": 1}, float("nan"), float("inf"), None])
+def test_a_key_figure_of_another_form_has_no_number(value: object) -> None:
+    assert figures_of({"key_figures": [{"label": "x", "value": value, "note": 7}]}, 8) == [("x", None, "")]
+
+
+def test_long_and_false_sentences_are_cut_and_passed_over() -> None:
+    found = {"verdicts": ["x" * 9000, 5, "", None, ["y"]], "notes": {"a": 1}, "warnings": ["mind"] * 99}
+    (verdict,) = verdicts_of(found)
+    assert len(verdict) < 1000
+    assert notes_of(found) == ["mind"] * 20
+    ((label, value, _),) = figures_of({"key_figures": [{"label": "x" * 999, "value": "7" * 999}]}, 8)
+    assert len(label) < 200
+    assert len(str(value)) < 60

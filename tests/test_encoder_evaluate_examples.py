@@ -15,8 +15,9 @@ from PIL import Image
 
 from encoders.evaluate import EvaluateConfig, evaluate
 from encoders.evaluation.catalogue import Catalogue
-from encoders.evaluation.examples import FILE, show_examples, write_examples
+from encoders.evaluation.examples import FILE, write_examples
 from encoders.evaluation.ranked import CATALOGUE, SEARCHES, Ranked
+from encoders.evaluation.report_pictures import add_neighbours, add_queries
 from encoders.evaluation.tasks import RETRIEVAL, RetrievalTask
 from encoders.loading import COMPACT
 from encoders.queries import distinct_queries
@@ -296,7 +297,8 @@ def test_the_page_shows_every_picture_and_escapes_hostile_titles(tmp_path: Path)
     tasks = [ranked(items, searches, name) for name in ("item_to_item", "text_to_item")]
     report = Report("pictures")
     examples = write_examples(tmp_path, tasks, searches, items)
-    show_examples(report, examples)
+    add_queries(report, examples)
+    add_neighbours(report, examples)
     report.save(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     entries = [entry for task in examples["tasks"].values() for entry in task] + examples["neighbours"]

@@ -200,8 +200,8 @@ def test_an_evaluation_gives_both_and_says_what_it_left_out(options: dict[str, A
     assert found["left_out"]["classification.level3"] == "all items with a category are 'Long'"
     assert found["attributes"]["colour"]["items"] == 24
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "Classification, zero-shot" in report
-    assert "classification.level3" in report
+    assert "Categories, zero-shot" in report
+    assert "category, level 3" in report
 
 
 def test_tasks_choose_what_is_measured(options: dict[str, Any], tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_queries_that_only_one_was_asked_are_counted(tmp_path: Path) -> None:
     found = evaluated(tmp_path, tmp_path / "run", **options)
     assert found["baselines"]["set"]["paired"] == {"image_to_item": {"both": 3, "main": 5, "baseline": 4}}
     assert {one["count"] for one in found["comparisons"]} == {3}
-    assert "image_to_item: 3 of 5 and 4" in (tmp_path / "run" / "report.html").read_text()
+    assert "image to item: 3 of 5 and 4" in (tmp_path / "run" / "report.html").read_text()
 
     write_table(tmp_path / "searches.parquet", searches[:2])
     found = evaluated(tmp_path, tmp_path / "none", **options)

@@ -166,7 +166,7 @@ def test_what_the_catalogue_cannot_show_is_missed(measured: dict[str, Any], fold
     assert missing == {
         "image_to_item": 0, "text_to_item": 0, "item_to_item": 0, "image_to_text": 0, "text_to_image": 1
     }  # fmt: skip
-    assert "text_to_image: 1 of" in (folder / "run" / "report.html").read_text()
+    assert "text to image: 1 of" in (folder / "run" / "report.html").read_text()
 
 
 def test_words_do_not_leave_out_the_item_whose_picture_stands_beside_them(

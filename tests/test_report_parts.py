@@ -114,5 +114,7 @@ def test_provenance_ends_a_page_with_options_inputs_and_versions(tmp_path: Path)
 def test_any_name_can_stand_in_a_legend() -> None:
     names = ["", "_hidden", "$x^{", r"\$", "$$", "名前", "a\nb", "50 %", "\x01"]
     figure = line_figure({name: ([1, 2], [1.0, 2.0]) for name in names}, "x", "y")
-    assert len(figure.axes[0].get_legend().get_texts()) == len(names)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == len(names)
     Report("title").figure(figure)

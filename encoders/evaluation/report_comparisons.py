@@ -46,8 +46,8 @@ def add_comparisons(report: Report, metrics: Mapping[str, Any]) -> None:
             report.table(
                 rows,
                 "paired: the same queries, or items, for both, with 95 % intervals; a positive difference is "
-                "in favour of what is evaluated, but for the contrastive loss. p, Holm: corrected for all comparisons with this "
-                "baseline, those in metrics.json that are not shown included",
+                "in favour of what is evaluated, but for the contrastive loss. p, Holm: corrected for all "
+                "comparisons with this baseline, those in metrics.json that are not shown included",
             )
         _by_domain(report, name, found)
         _pairs(report, values["paired"])
@@ -64,23 +64,28 @@ def by_reason(reasons: Mapping[str, str], column: str) -> list[dict[str, str]]:
 
 
 def _by_domain(report: Report, baseline: str, found: Sequence[Mapping[str, Any]]) -> None:
-    cells: dict[str, dict[str, Cell]] = {}
+    # Retrieval and labels apart: together they are wider than a page.
+    tables: dict[bool, dict[str, dict[str, Cell]]] = {}
     for one in found:
         if one["domain"] is not None and one["metric"] in _OF_DOMAINS and not _of_attribute(one["task"]):
             column = f"{task_label(one['task'])}, {metric_label(one['metric'])}"
-            cells.setdefault(one["domain"], {})[column] = Cell(one["difference"], _interval(one))
-    if not cells:
+            rows = tables.setdefault(one["task"].startswith("retrieval."), {})
+            rows.setdefault(one["domain"], {})[column] = Cell(one["difference"], _interval(one))
+    if not tables:
         return
-    columns = dict.fromkeys(column for row in cells.values() for column in row)
     with report.details(f"Difference to {baseline} in each domain"):
-        report.table(
-            [
-                {"domain": domain} | {column: row.get(column) for column in columns}
-                for domain, row in cells.items()
-            ],
-            "paired, with 95 % intervals that are not corrected for the number of domains: without any "
-            "difference one in twenty would be off 0 still. Further metrics and attributes stand in "
-            "metrics.json",
+        for cells in tables.values():
+            columns = dict.fromkeys(column for row in cells.values() for column in row)
+            report.table(
+                [
+                    {"domain": domain} | {column: row.get(column) for column in columns}
+                    for domain, row in cells.items()
+                ],
+                "paired, with 95 % intervals",
+            )
+        report.text(
+            "The intervals are not corrected for the number of domains: without any difference one in twenty "
+            "would be off 0 still. Further metrics and attributes stand in metrics.json."
         )
 
 

@@ -54,15 +54,14 @@ def compare_runs(config: CompareConfig) -> dict[str, Any]:
     names = _names(config, paths)
     _check_out(Path(config.out), paths)
     runs = [read_run(path, name) for path, name in zip(paths, names, strict=True)]
-    commands = list(dict.fromkeys(run.command for run in runs))
-    groups = [[run for run in runs if run.command == command] for command in commands]
+    groups = [[run for run in runs if _kind(run) == kind] for kind in dict.fromkeys(map(_kind, runs))]
     told = [warning for group in groups if (warning := comparability_warning(group))]
     report = Report(_title(runs), _subtitle(groups), maker=_MAKER)
     for warning in told:
         report.warning(warning)
     for group in groups:
         if len(groups) > 1:
-            report.heading(f"moonrec {group[0].command}")
+            report.heading(f"moonrec {_kind(group[0])}")
             report.text(", ".join(run.name for run in group))
         _add_group(report, group)
     with storage_errors(Path(config.out)):
@@ -88,6 +87,14 @@ def _add_group(report: Report, runs: Sequence[RunFiles]) -> None:
     add_origins(report, runs)
 
 
+def _kind(run: RunFiles) -> str:
+    """What runs have in common whose numbers stand side by side: the command, and what a study varies."""
+    axis = run.metrics.get("axis")
+    if run.command == "scaling" and isinstance(axis, str):
+        return f"{run.command} over {axis[:_MAX_NAME]}"
+    return run.command
+
+
 def _title(runs: Sequence[RunFiles]) -> str:
     shown = " · ".join(run.name for run in runs[:4])
     return shown if len(runs) <= 4 else f"{shown} and {len(runs) - 4} more"
@@ -95,9 +102,7 @@ def _title(runs: Sequence[RunFiles]) -> str:
 
 def _subtitle(groups: Sequence[Sequence[RunFiles]]) -> str:
     counts = (f"{len(group)} runs of " if len(group) > 1 else "" for group in groups)
-    return ", ".join(
-        f"{count}moonrec {group[0].command}" for count, group in zip(counts, groups, strict=True)
-    )
+    return ", ".join(f"{count}moonrec {_kind(group[0])}" for count, group in zip(counts, groups, strict=True))
 
 
 def _names(config: CompareConfig, paths: Sequence[Path]) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moonrec.compare.numbers import is_finite_number
+from moonrec.compare.numbers import is_drawable, is_finite_number
 from moonrec.compare.run_files import RunFiles
 from moonrec.report import Report, line_figure
 
@@ -71,7 +71,7 @@ def _curve(lines: Sequence[Mapping[str, Any]], step: str, measure: str) -> _Curv
     points = [
         (line[step], line[measure])
         for line in lines
-        if is_finite_number(line.get(step)) and is_finite_number(line.get(measure))
+        if is_drawable(line.get(step)) and is_drawable(line.get(measure))
     ]
     # The last point is among those that are kept.
     stride = -(-len(points) // _MAX_POINTS) if points else 1

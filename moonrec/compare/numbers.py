@@ -17,6 +17,7 @@ _MAX_LEAVES = 5000
 _MAX_TEXT = 200
 _MAX_DEPTH = 12
 _LISTED = 20
+_DRAWABLE = 1e100
 
 
 @dataclass
@@ -108,6 +109,11 @@ def is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_drawable(value: Any) -> bool:
+    """Whether a number may stand in a plot: beyond that Matplotlib's own arithmetic overflows."""
+    return is_finite_number(value) and abs(value) < _DRAWABLE
+
+
 def _naming_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The first keys whose texts tell the objects apart; none where they begin with something else."""
     keys: list[str] = []
@@ -121,10 +127,18 @@ def _naming_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def row_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tells the objects of a list apart: the texts they begin with, otherwise their places from 1."""
+    """What tells the objects of a list apart: the texts, or else the whole number, that they begin with;
+    otherwise their places from 1."""
     keys = _naming_keys(rows)
     if keys:
         return [" ".join(short(row[key]) for key in keys) for row in rows]
+    first = next(iter(rows[0]), "")
+    found = [row.get(first) for row in rows]
+    numbers = [
+        one for one in found if isinstance(one, int | float) and is_finite_number(one) and one == int(one)
+    ]
+    if len(numbers) == len(set(numbers)) == len(rows):
+        return [f"{short(str(first))} {format_value(int(one))}" for one in numbers]
     return [str(place) for place in range(1, len(rows) + 1)]
 
 

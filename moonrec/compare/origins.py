@@ -15,6 +15,7 @@ _TESTED_ON: Mapping[str, tuple[str, ...]] = {
     "train-ctr": ("test",),
     "evaluate": ("searches", "items"),
     "ablate": ("test", "test_items"),
+    "scaling": ("test", "items"),
 }
 # What a command reads that is no data to be tested on.
 _MODELS = ("from", "encoder", "embeddings")
@@ -29,7 +30,7 @@ _SHORTENED = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{16,}\b")
 def comparability_warning(runs: Sequence[RunFiles]) -> str | None:
     """A sentence where runs of one command were not tested on the same data; None where they were."""
     inputs = [_inputs(run) for run in runs]
-    names = _TESTED_ON.get(runs[0].command) or tuple(
+    names = _tested_on(runs[0]) or tuple(
         dict.fromkeys(name for one in inputs for name in one if name.split(":")[0] not in _MODELS)
     )
     different = [name for name in names if len({one[name] for one in inputs if name in one}) > 1]
@@ -39,6 +40,12 @@ def comparability_warning(runs: Sequence[RunFiles]) -> str | None:
         f"The runs of `moonrec {runs[0].command}` differ in {', '.join(different)}, on which their numbers "
         "were measured: these numbers are not comparable."
     )
+
+
+def _tested_on(run: RunFiles) -> tuple[str, ...]:
+    known = _TESTED_ON.get(run.command, ())
+    # The behaviours are the histories that the axis cuts short, those of the test included.
+    return (*known, "events") if run.command == "scaling" and run.metrics.get("axis") == "history" else known
 
 
 def add_origins(report: Report, runs: Sequence[RunFiles]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from moonrec.compare.measures import label_of
 from moonrec.compare.numbers import INTERVALS, interval_of, is_rows, list_text, row_names, short
-from moonrec.report import Cell
+from moonrec.report import Cell, format_value
 
 Row = dict[str, Any]
 _Object = Mapping[str, Any]
@@ -16,6 +16,8 @@ _MAX_DEPTH, _MAX_COLUMNS = 8, 24
 _SMALL = 6
 # Objects share a table when at least this share of it is filled, and it lies down up to so many columns.
 _FILLED, _UPRIGHT = 0.75, 5
+# Numbers that may be fractions and mostly are none.
+_COUNTED = ("x", "epochs", "passes", "samples")
 
 
 def tables_of(metrics: _Object) -> Iterator[tuple[str, list[Row]]]:
@@ -25,7 +27,7 @@ def tables_of(metrics: _Object) -> Iterator[tuple[str, list[Row]]]:
 
 def interval_text(interval: tuple[float, float] | None) -> str:
     """An interval as a quiet note; empty without one."""
-    return "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+    return "" if interval is None else " to ".join(map(format_value, interval))
 
 
 def _tables(value: _Object, place: tuple[str, ...]) -> Iterator[tuple[str, list[Row]]]:
@@ -37,12 +39,12 @@ def _tables(value: _Object, place: tuple[str, ...]) -> Iterator[tuple[str, list[
         yield _caption(place), [{"": label_of(name), "value": one} for name, one in plain.items()]
     if joined:
         yield _caption(place), _laid_out(flat)
-    for key, one in objects.items():
-        if len(place) < _MAX_DEPTH and (joined or not _is_small(one)):
+    for name, one in value.items() if len(place) < _MAX_DEPTH else ():
+        key = str(name)
+        if is_rows(one):
+            yield from _list_tables(one, (*place, key))
+        elif key in objects and (joined or not _is_small(one)):
             yield from _tables(_rest(one) if joined else one, (*place, key))
-    for key, rows in value.items():
-        if is_rows(rows) and len(place) < _MAX_DEPTH:
-            yield from _list_tables(rows, (*place, str(key)))
 
 
 def _list_tables(rows: Sequence[_Object], place: tuple[str, ...]) -> Iterator[tuple[str, list[Row]]]:
@@ -114,11 +116,14 @@ def _plain(value: _Object) -> Row:
         if isinstance(one, Mapping) or is_rows(one) or one == []:
             continue
         interval = interval_of(intervals.get(key)) if isinstance(intervals, Mapping) else None
-        row[str(key)] = Cell(_shown(one), interval_text(interval))
+        row[str(key)] = Cell(_shown(str(key), one), interval_text(interval))
     return row
 
 
-def _shown(value: Any) -> Any:
+def _shown(name: str, value: Any) -> Any:
+    # A count or a setting has no decimals to show.
+    if isinstance(value, float) and value.is_integer() and name in _COUNTED:
+        return int(value)
     if isinstance(value, list):
         return list_text(value)
     return short(value) if isinstance(value, str) else value

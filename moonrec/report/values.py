@@ -5,6 +5,9 @@ from __future__ import annotations
 import numbers
 from dataclasses import dataclass
 
+# From here on digits are counted, not read.
+_HUGE = 1e15
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -30,6 +33,8 @@ def format_value(value: object) -> str:
     if isinstance(value, numbers.Integral):
         return f"{int(value):,}"
     number = float(value)  # type: ignore[arg-type]
+    if abs(number) >= _HUGE:
+        return f"{number:.4g}"
     return f"{number:.4f}" if abs(number) < 100 else f"{number:,.0f}"
 
 
