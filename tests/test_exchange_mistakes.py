@@ -163,6 +163,14 @@ def test_a_trajectory_without_kept_epochs_says_how_to_keep_them(
         exchange_rate(replace(study, trajectory=(f"run={tmp_path / 'run'}",), out=str(tmp_path / "out")))
 
 
+def test_a_version_that_is_an_epoch_of_a_training_is_of_its_family() -> None:
+    """A run's encoder is one of its epochs: as a family of its own it would pass for another training."""
+    versions = [Version("mine", "mine", "mine", "encoder"), Version("a/1-02", "a", "a", "encoder")]
+    versions.append(Version("a/1-01", "a", "a", "encoder"))
+    kept = distinct(versions, ["best", "best", "other"])
+    assert [(version.name, version.family) for version in kept.versions] == [("mine", "a"), ("a/1-01", "a")]
+
+
 def test_a_step_between_two_names_of_one_encoder_is_refused() -> None:
     versions = [Version(name, name, name.split("/")[0], "encoder") for name in ("a/1-00", "a/1-01", "b/1-00")]
     kept = distinct(versions, ["start", "other", "start"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moonrec.errors import UserError
 from moonrec.exchange.plan import Version, check_count
@@ -43,7 +43,8 @@ def distinct(versions: Sequence[Version], fingerprints: Sequence[str]) -> Distin
     """Keep the first of those that are the same.
 
     The epochs that several trainings start from are one encoder, so that they may repeat a version; what was
-    named twice with `--version` is a mistake.
+    named twice with `--version` is a mistake. A version that is an epoch of a training is of its family, as
+    the run of that training is.
 
     Args:
         versions: all.
@@ -64,6 +65,8 @@ def distinct(versions: Sequence[Version], fingerprints: Sequence[str]) -> Distin
                 f"--version {version.name}: holds the same vectors as {same.name}, which would count twice; "
                 "leave one out"
             )
+        if version.is_epoch and not same.is_epoch:
+            first[fingerprint] = replace(same, family=version.family)
         notes.append(f"{version.name} is the same encoder as {same.name} and counts once, as {same.name}.")
     check_count(len(first))
     return Distinct(list(first.values()), list(first), kept_as, notes)
