@@ -7,9 +7,9 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from encoders.encoder import Encoder, ProductTable
-from encoders.objective.gathering import gather_sections, world_size
 from encoders.precision import autocast
 from encoders.products import EVERYTHING, View
+from moonrec.gathering import gather_sections, world_size
 from moonrec.progress import progress
 
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from encoders.objective.gathering import gather_sections
 from encoders.pairs import PairSource
 from encoders.training_data import Products
 from moonrec.atomic import atomic_file
+from moonrec.gathering import gather_sections
 
 FILE = "filtered.parquet"
 

@@ -18,11 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from encoders.objective.config import JointConfig, ObjectiveConfig
 from encoders.objective.encode_step import EncodeStep
-from encoders.objective.gathering import average_gradients, sum_over_processes, world_size
+from encoders.objective.gathering import average_gradients, sum_over_processes
 from encoders.objective.gradient_cache import contrastive_step
 from encoders.objective.joint_objective import JointBatch, JointObjective, Shown
 from encoders.objective.negative_queue import NegativeQueue
 from encoders.objective.objective import Objective
+from moonrec.gathering import world_size
 from moonrec.process_group import leave_process_group
 
 PAIRS, HARD, QUEUE = 8, 5, 9

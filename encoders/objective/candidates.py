@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from encoders.objective.false_negatives import false_among_items, false_among_pairs
-from encoders.objective.gathering import gather_sections, world_size
 from encoders.objective.labels import ItemLabels, PairLabels
 from encoders.objective.negative_queue import NegativeQueue
+from moonrec.gathering import gather_sections, world_size
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from encoders.encoder import ProductBatch
 from encoders.guided_moe import RouterStatistics, balance_loss
-from encoders.objective.gathering import sum_over_processes, world_size
+from encoders.objective.gathering import sum_over_processes
+from moonrec.gathering import world_size
 
 Encode = Callable[[Sequence[ProductBatch]], tuple[Tensor, list[RouterStatistics]]]
 # Per mixture of experts over the whole batch: tokens per routed expert (X,), and tokens in all.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from encoders.objective.candidates import Batch, Candidates, candidates_of, gather_batch
 from encoders.objective.config import JointConfig, ObjectiveConfig
-from encoders.objective.gathering import gather_sections, sum_over_processes, world_size
+from encoders.objective.gathering import sum_over_processes
 from encoders.objective.infonce import InfoNCE
 from encoders.objective.intra_product import OwnSides, intra_product_loss
 from encoders.objective.labels import ItemLabels, PairLabels
@@ -23,6 +23,7 @@ from encoders.objective.negative_queue import NegativeQueue
 from encoders.objective.objective import at_least_float32, drift
 from encoders.objective.sample_filter import confidence, weights_of_pairs
 from encoders.objective.two_way import Asked, two_way_losses
+from moonrec.gathering import gather_sections, world_size
 
 # Against a division by the weights of queries that are all filtered out.
 _LEAST_WEIGHT = 1e-3

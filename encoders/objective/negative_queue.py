@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from encoders.objective.gathering import gather_sections
 from encoders.objective.labels import ItemLabels
+from moonrec.gathering import gather_sections
 
 
 class NegativeQueue:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from encoders.objective.candidates import Batch, candidates_of, gather_batch
 from encoders.objective.circle_loss import CircleLoss
 from encoders.objective.config import ObjectiveConfig
-from encoders.objective.gathering import world_size
 from encoders.objective.infonce import InfoNCE
 from encoders.objective.labels import ItemLabels, PairLabels
 from encoders.objective.negative_queue import NegativeQueue
 from encoders.objective.two_way import Asked, two_way_losses
+from moonrec.gathering import world_size
 
 
 class Objective(nn.Module):

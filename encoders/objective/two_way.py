@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from encoders.objective.candidates import Batch, Candidates
 from encoders.objective.contrast import Logits, contrast
 from encoders.objective.false_negatives import false_among_pairs
-from encoders.objective.gathering import gather_sections
 from encoders.objective.labels import PairLabels
+from moonrec.gathering import gather_sections
 
 
 @dataclass(frozen=True)
