@@ -35,7 +35,7 @@ from ctr.layers.id_embeddings import (
     context_embeddings,
     id_embeddings,
 )
-from ctr.layers.jagged import weighted_sums
+from ctr.layers.jagged import row_means
 from ctr.layers.predictor import Predictor
 from ctr.layers.target_attention import TargetAttention
 
@@ -224,12 +224,25 @@ class CtrModel(nn.Module):
         """Logits (B,) of a batch for local look-ups, given (or without) what `look_up` found."""
         embedded = self.look_up(batch) if embedded is None else embedded
         assert batch.local_offsets is not None
-        pooled = []
-        for name in self.ranker.context_names:
-            offset_B1 = batch.local_offsets.get(name)
-            pooled.append(embedded[name] if offset_B1 is None else _means(embedded[name], offset_B1))
-        logit_B: Tensor = self.ranker.rank(embedded, torch.cat(pooled, dim=1) if pooled else None, batch)
+        context_BE = pooled_context(self.ranker.context_names, embedded, batch.local_offsets)
+        logit_B: Tensor = self.ranker.rank(embedded, context_BE, batch)
         return logit_B
+
+
+def pooled_context(
+    names: Sequence[str], embedded: Mapping[str, Tensor], offsets: Mapping[str, Tensor]
+) -> Tensor | None:
+    """Declared categoricals of local look-ups, averaged per row and side by side; None without any.
+
+    Args:
+        names: of the columns.
+        embedded: what was looked up, by column.
+        offsets: where each row's values begin, of columns that hold lists.
+    """
+    pooled = [
+        row_means(embedded[name], offsets[name]) if name in offsets else embedded[name] for name in names
+    ]
+    return torch.cat(pooled, dim=1) if pooled else None
 
 
 class TrainingTask(nn.Module):
@@ -286,11 +299,3 @@ def _behaviours(comparison: Comparison, batch: Batch) -> tuple[Behaviours, str]:
         assert batch.queries is not None
         return batch.queries, QUERY_HISTORY
     return batch.items, HISTORY
-
-
-def _means(value_NE: Tensor, offset_B1: Tensor) -> Tensor:
-    """The mean of each row's values, (B, E); zeros for a row without any."""
-    length_B = offset_B1.diff()
-    row_N = torch.repeat_interleave(torch.arange(len(length_B)), length_B)
-    share_N = (1 / length_B.clamp_min(1)).to(value_NE.dtype)[row_N]
-    return weighted_sums(share_N, value_NE, row_N, offset_B1)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ctr.allocator import give_back_memory, keep_memory
@@ -29,7 +28,8 @@ from ctr.data.data_inputs import fingerprints, open_inputs
 from ctr.data.impressions import Impressions, coverage
 from ctr.data.run_data import RunData, load_run_data
 from ctr.engines.checkpoint import Checkpoints
-from ctr.engines.ranks import ProcessGroup, Ranks, launched_ranks, together
+from ctr.engines.deterministic import deterministic
+from ctr.engines.ranks import Ranks, launched_ranks, together
 from ctr.evaluation import early_warnings, lowest_coverage, probabilities, ranking_quality, warnings_of
 from ctr.model_settings import ModelSettings, SavedSet
 from ctr.saving import save_model
@@ -58,7 +58,7 @@ def train_ctr(config: TrainConfig) -> dict[str, Any]:
         UserError: an option or an input is not usable, or the disk is full.
     """
     config = resolved(config)
-    with launched_ranks() as ranks, _deterministic(ranks), ExitStack() as stack:
+    with launched_ranks() as ranks, deterministic(ranks), ExitStack() as stack:
         run: Run | None = None
         inputs: dict[str, str] = {}
         with together(ranks):
@@ -271,22 +271,3 @@ def _settings(config: TrainConfig, data: RunData) -> ModelSettings:
         query_sets=queries,
         cross=config.crossed,
     )
-
-
-@contextmanager
-def _deterministic(ranks: Ranks) -> Iterator[None]:
-    """Same seed, same machine, same numbers to the last digit; not for what TorchRec shards."""
-    if isinstance(ranks, ProcessGroup):
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True)
-    # That option would also write every new tensor twice, to make reads of unset memory repeatable. We read
-    # none.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -39,15 +39,15 @@ class Behaviours(Pipelineable):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Behaviours:
         """The same on another device."""
-        return _map(self, lambda value: value.to(device=device, non_blocking=non_blocking))
+        return map_tensors(self, lambda value: value.to(device=device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Behaviours:
         """The same in page-locked memory."""
-        return _map(self, lambda value: value.pin_memory())
+        return map_tensors(self, lambda value: value.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory until the work on `stream` is done."""
-        _map(self, lambda value: value.record_stream(stream) or value)
+        map_tensors(self, lambda value: value.record_stream(stream) or value)
 
 
 @dataclass
@@ -85,18 +85,18 @@ class Batch(Pipelineable):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
-        return _map(self, lambda value: value.to(device=device, non_blocking=non_blocking))
+        return map_tensors(self, lambda value: value.to(device=device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from which copies to a GPU run beside its work."""
-        return _map(self, lambda value: value.pin_memory())
+        return map_tensors(self, lambda value: value.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the tensors' memory until the work on `stream` is done."""
-        _map(self, lambda value: value.record_stream(stream) or value)
+        map_tensors(self, lambda value: value.record_stream(stream) or value)
 
 
-def _map(parts: Any, function: Any) -> Any:
+def map_tensors(parts: Any, function: Any) -> Any:
     """Apply to every tensor, KeyedJaggedTensor and group of tensors in a dataclass."""
 
     def one(value: Any) -> Any:
@@ -142,7 +142,7 @@ def build_batch(
         HISTORY: impressions.item_row[item_N],
     }
     lengths = {HISTORY: np.diff(offset_B1)}
-    behaviours = _behaviours(impressions.frozen_row[item_N], offset_B1)
+    behaviours = jagged_behaviours(impressions.frozen_row[item_N], offset_B1)
     queries, query_B = None, None
     if impressions.query_row is not None:
         queried_N, query_offset_B1 = _queries(impressions, position_N, offset_B1)
@@ -155,7 +155,7 @@ def build_batch(
         if impressions.query_frozen_row is not None:
             query_B = torch.from_numpy(impressions.query_frozen_row[asked_B])
             frozen_Q = impressions.query_frozen_row[queried_N]
-        queries = _behaviours(frozen_Q, query_offset_B1)
+        queries = jagged_behaviours(frozen_Q, query_offset_B1)
     context, offsets = {}, {}
     for name, column in impressions.categories.items():
         taken = column.take(rows_B)
@@ -167,8 +167,8 @@ def build_batch(
     numeric = impressions.numeric_RF
     plain = {name: torch.from_numpy(np.asarray(v, np.int64)) for name, v in (rows | context).items()}
     return Batch(
-        ids=None if local else _keyed(rows, lengths, len(rows_B)),
-        context=_keyed(context, lengths, len(rows_B)) if context and not local else None,
+        ids=None if local else keyed(rows, lengths, len(rows_B)),
+        context=keyed(context, lengths, len(rows_B)) if context and not local else None,
         local=plain if local else None,
         local_offsets=offsets if local else None,
         target_B=torch.from_numpy(target_B),
@@ -181,7 +181,8 @@ def build_batch(
     )
 
 
-def _behaviours(frozen_N: NDArray[np.int64], offset_B1: NDArray[np.int64]) -> Behaviours:
+def jagged_behaviours(frozen_N: NDArray[np.int64], offset_B1: NDArray[np.int64]) -> Behaviours:
+    """Behaviours out of their rows in the frozen vectors, and where each row's begin."""
     row_N = np.repeat(np.arange(len(offset_B1) - 1), np.diff(offset_B1))
     return Behaviours(*map(torch.from_numpy, (frozen_N, offset_B1, row_N)))
 
@@ -199,9 +200,16 @@ def _queries(
     return query_N[asked_N], before_N1[offset_B1]
 
 
-def _keyed(
+def keyed(
     rows: Mapping[str, NDArray[np.integer]], lengths: Mapping[str, NDArray[np.int64]], stride: int
 ) -> KeyedJaggedTensor:
+    """Rows of tables per feature, for TorchRec.
+
+    Args:
+        rows: values of each feature, all rows of the batch end to end.
+        lengths: how many each row has, of the features that do not have exactly one.
+        stride: rows of the batch.
+    """
     one_B = np.ones(stride, dtype=np.int64)
     return KeyedJaggedTensor(
         keys=list(rows),

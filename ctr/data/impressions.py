@@ -10,7 +10,7 @@ columns.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,13 @@ class Impressions:
 
     def __len__(self) -> int:
         return len(self.item_R)
+
+    def at(self, rows_B: NDArray[np.integer]) -> Impressions:
+        """Some of the rows, over the same events."""
+        columns = {name: value for name, value in vars(self).items() if name.endswith(("_R", "_RF"))}
+        taken = {name: column[rows_B] for name, column in columns.items() if column is not None}
+        categories = {name: column.take(rows_B) for name, column in self.categories.items()}
+        return replace(self, categories=categories, **taken)
 
 
 @dataclass(frozen=True)

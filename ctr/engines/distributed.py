@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,7 @@ from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingType
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
@@ -44,6 +46,23 @@ for _message in ("`broadcast_buffers` is", "Please use DTensor instead", "Heuris
     warnings.filterwarnings("ignore", message=_message, category=FutureWarning)
 
 
+# Where a model keeps its tables: fused optimizers update them.
+_TABLES = ("model.ids.", "model.context.")
+
+
+class Shardable(Protocol):
+    """What is asked of a model: its trained tables are `ids` and `context`, and nothing else is."""
+
+    ids: EmbeddingCollection
+    context: EmbeddingBagCollection | None
+
+    def tables(self) -> dict[str, nn.Parameter]:
+        """The weights of the unsharded tables by name."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As of `torch.nn.Module`."""
+
+
 class Distributed:
     """Trains and scores a model together with the other ranks; every method is called by all of them.
 
@@ -54,6 +73,7 @@ class Distributed:
         seed: seed of the tables' initial values.
         ranks: the processes.
         bf16: train the linear layers in bf16 (scores are always float32). None means on GPU.
+        task: the model with its loss; None means that of a click model.
     """
 
     local = False
@@ -61,27 +81,31 @@ class Distributed:
 
     def __init__(
         self,
-        model: CtrModel,
+        model: Shardable,
         learning_rate: float,
         sparse_learning_rate: float,
         seed: int,
         ranks: Ranks,
         bf16: bool | None = None,
+        task: nn.Module | None = None,
     ) -> None:
         self.ranks = ranks
         sparse = {"lr": sparse_learning_rate, "eps": EPSILON}
         apply_optimizer_in_backward(RowWiseAdagrad, model.tables().values(), sparse)
         if bf16 if bf16 is not None else ranks.device.type == "cuda":
-            _train_in_bf16(model.ranker, ranks.device.type)
+            _train_in_bf16(model, ranks.device.type)
         for table in _table_configs(model):
             # TorchRec would fill each shard as if it were the whole table.
             table.init_fn = _leave_unset
-        self._parallel = _shard(TrainingTask(model), list(model.tables()), ranks.device)
+        if task is None:
+            assert isinstance(model, CtrModel)
+            task = TrainingTask(model)
+        self._parallel = _shard(task, list(model.tables()), ranks.device)
         self._fill_shards(seed)
         self._dense = {
             name: parameter
             for name, parameter in self._parallel.named_parameters()
-            if parameter.requires_grad and name.startswith("model.ranker.")
+            if parameter.requires_grad and not name.startswith(_TABLES)
         }
         self._adam = torch.optim.Adam(self._dense.values(), lr=learning_rate, fused=True)
         # Copies and sends the next batches' ids while this one computes (on CPU there is nothing to overlap).
@@ -175,7 +199,7 @@ class Distributed:
         return whole.cpu() if whole is not None else None
 
 
-def _table_configs(model: CtrModel) -> list[BaseEmbeddingConfig]:
+def _table_configs(model: Shardable) -> list[BaseEmbeddingConfig]:
     bags = model.context.embedding_bag_configs() if model.context is not None else []
     return [*model.ids.embedding_configs(), *bags]
 
@@ -184,13 +208,13 @@ def _leave_unset(weight: Tensor) -> Tensor:
     return weight
 
 
-def _train_in_bf16(ranker: nn.Module, device_type: str) -> None:
+def _train_in_bf16(model: Shardable, device_type: str) -> None:
     """Let the linear layers multiply in bf16 while they are in training mode; what they hand on is float32.
 
     The matrix products are what bf16 speeds up. Sums over histories, similarities and the logit keep their
     precision: a logit in bf16 has three digits, and an AUC over such logits is one over ties.
     """
-    for layer in ranker.modules():
+    for layer in model.modules():
         if isinstance(layer, nn.Linear) and layer.out_features > 1:
             layer.forward = partial(_linear_in_bf16, layer, layer.forward, device_type)  # type: ignore[method-assign]
 
@@ -204,7 +228,7 @@ def _linear_in_bf16(
         return plain(value).float()
 
 
-def _shard(task: TrainingTask, table_names: list[str], device: torch.device) -> DistributedModelParallel:
+def _shard(task: nn.Module, table_names: list[str], device: torch.device) -> DistributedModelParallel:
     # Whole rows only: row-wise Adagrad has one state per row, and data-parallel copies would not shrink
     # with ranks.
     kinds = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 from ctr.data.batch import Batch
-from ctr.engines.adam_state import adam_tensors, restore_adam
 from ctr.engines.engine import BuildSlice, joined
+from ctr.engines.local_state import LocalState
 from ctr.engines.ranks import Ranks
 from ctr.engines.rowwise_adagrad import RowwiseAdagrad
 from ctr.engines.slice_workers import FlatAdam, SliceWorkers
 from ctr.layers.id_embeddings import TABLE_OF
 from ctr.model import CtrModel, ScaledLoss, StepOutput
-
-_DENSE = "dense"
 
 
 class OneProcessScorer:
@@ -55,7 +53,7 @@ class _Slice(NamedTuple):
     of_dense: Tensor
 
 
-class OneProcess(OneProcessScorer):
+class OneProcess(LocalState, OneProcessScorer):
     """Trains a model in this process, and scores with it.
 
     Args:
@@ -72,13 +70,14 @@ class OneProcess(OneProcessScorer):
         sparse_learning_rate: float,
         workers: SliceWorkers | None = None,
     ) -> None:
-        super().__init__(model)
+        OneProcessScorer.__init__(self, model)
         self._workers = SliceWorkers() if workers is None else workers
         self._loss = ScaledLoss()
         # What was pretrained is frozen, and stays out.
         dense = [value for value in model.ranker.parameters() if value.requires_grad]
-        self._adam = FlatAdam(dense, learning_rate)
-        self._adagrad = RowwiseAdagrad(model.tables(), sparse_learning_rate)
+        LocalState.__init__(
+            self, model, FlatAdam(dense, learning_rate), RowwiseAdagrad(model.tables(), sparse_learning_rate)
+        )
 
     def slice_rows(self, rows: int) -> int:
         """See `ctr.engines.engine.Trainable`."""
@@ -114,26 +113,3 @@ class OneProcess(OneProcessScorer):
                 by_table[TABLE_OF.get(name, name)].append((part.rows[name], gradient))
         self._adam.step([part.of_dense for part in slices])
         return self._adagrad.pieces(by_table, self._workers.threads)
-
-    def weights(self) -> dict[str, Tensor]:
-        """This rank's part of the weights: here all of them."""
-        return {name: value.detach() for name, value in self._model.state_dict().items()}
-
-    def restore_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Put `weights` back."""
-        self._model.load_state_dict(tensors)
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimizers remember."""
-        adagrad = {f"adagrad.{name}": state for name, state in self._adagrad.states.items()}
-        return adagrad | adam_tensors(self._adam.optimizer, {_DENSE: self._adam.flat})
-
-    def restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Put `optimizer_state` back."""
-        restore_adam(self._adam.optimizer, {_DENSE: self._adam.flat}, tensors)
-        for name, state in self._adagrad.states.items():
-            state.copy_(tensors[f"adagrad.{name}"])
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The model's weights as plain CPU tensors."""
-        return {name: value.detach().cpu() for name, value in self._model.state_dict().items()}

@@ -10,7 +10,7 @@ shard of a table starts with the very numbers that the whole table would have, w
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 
 USER, TARGET, HISTORY = "user", "target_item", "history_item"
 QUERY, QUERY_HISTORY = "query", "history_query"
-TABLE_OF = {TARGET: "item", HISTORY: "item", QUERY_HISTORY: "query"}
+CANDIDATE, CATEGORY = "candidate_item", "candidate_category"
+TABLE_OF = {TARGET: "item", HISTORY: "item", CANDIDATE: "item", QUERY_HISTORY: "query", CATEGORY: "category"}
 """The table that a feature of the id collection is looked up in, where it has another name."""
 _BLOCK = 65_536
 # Small beside the content inputs of the predictor (about 1): an id counts for something only once it has
@@ -29,8 +30,16 @@ _BLOCK = 65_536
 _INITIAL_RANGE = 0.01
 
 
+RANKING = (USER, TARGET, HISTORY, QUERY, QUERY_HISTORY)
+"""The features that a click model looks up, where it has their tables."""
+
+
 def id_embeddings(
-    rows: Mapping[str, int], dimension: int, seed: int, device: str | torch.device = "cpu"
+    rows: Mapping[str, int],
+    dimension: int,
+    seed: int,
+    device: str | torch.device = "cpu",
+    features: Sequence[str] = RANKING,
 ) -> EmbeddingCollection:
     """Make the collection of ids.
 
@@ -40,8 +49,8 @@ def id_embeddings(
         dimension: width of all.
         seed: seed of the initial values.
         device: where the tables live; `meta` when TorchRec is to shard them.
+        features: what is looked up; those of tables that are not there are left out.
     """
-    features = [USER, TARGET, HISTORY, QUERY, QUERY_HISTORY]
     tables = [
         EmbeddingConfig(
             name=name,

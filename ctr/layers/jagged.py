@@ -44,6 +44,14 @@ def row_sums(value_ND: Tensor, offset_B1: Tensor) -> Tensor:
     return F.embedding_bag(index_N, value_ND, offset_B1, mode="sum", include_last_offset=True)
 
 
+def row_means(value_ND: Tensor, offset_B1: Tensor) -> Tensor:
+    """The mean of each row's values, (B, D), differentiable; zeros for a row without any."""
+    length_B = offset_B1.diff()
+    row_N = expand_index(offset_B1, len(value_ND))
+    share_N = (1 / length_B.clamp_min(1)).to(value_ND.dtype).index_select(0, row_N)
+    return weighted_sums(share_N, value_ND, row_N, offset_B1)
+
+
 def expand_index(offset_B1: Tensor, total: int) -> Tensor:
     """The row of each behaviour, (N,) int64; `total` is N."""
     rows = torch.arange(len(offset_B1) - 1, device=offset_B1.device)
