@@ -1,7 +1,8 @@
-"""Ranking: frozen vectors and behaviour in, probabilities out.
+"""Ranking and retrieval: frozen vectors and behaviour in, probabilities and candidates out.
 
     from ctr import ContentInterest, EventStore, FrozenEmbeddings     # parts for any PyTorch model
     from ctr import TrainConfig, train_ctr, load_ctr                  # the whole run
+    from ctr import RetrievalConfig, train_retrieval, load_retrieval  # likewise, of candidates
 
 Names are imported when they are first used. Importing `ctr` itself finds out whether torch, fbgemm and
 torchrec belong together, and says in one sentence how to mend it if they do not.
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from ctr.content.simtier import SimTier
     from ctr.data.history import EventStore, gather_ranges
     from ctr.layers.target_attention import TargetAttention
+    from ctr.retrieval.index_items import IndexConfig, index_items
+    from ctr.retrieval.retrieve import RetrieveConfig, retrieve
+    from ctr.retrieval.saving import load_retrieval
+    from ctr.retrieval.train import RetrievalConfig, train_retrieval
     from ctr.saving import load_ctr
     from ctr.search.nearest_behaviours import NearestBehaviours
     from ctr.train import TrainConfig, train_ctr
@@ -41,8 +46,11 @@ _HOME = {
     "Cube": "ctr.content.cube",
     "EventStore": "ctr.data.history",
     "FrozenEmbeddings": "ctr.content.frozen_embeddings",
+    "IndexConfig": "ctr.retrieval.index_items",
     "Make": "ctr.content.make",
     "NearestBehaviours": "ctr.search.nearest_behaviours",
+    "RetrievalConfig": "ctr.retrieval.train",
+    "RetrieveConfig": "ctr.retrieval.retrieve",
     "SemanticAwareAttention": "ctr.content.sata",
     "SimScore": "ctr.content.simscore",
     "SimTier": "ctr.content.simtier",
@@ -50,8 +58,12 @@ _HOME = {
     "TargetAttention": "ctr.layers.target_attention",
     "TrainConfig": "ctr.train",
     "gather_ranges": "ctr.data.history",
+    "index_items": "ctr.retrieval.index_items",
     "load_ctr": "ctr.saving",
+    "load_retrieval": "ctr.retrieval.saving",
+    "retrieve": "ctr.retrieval.retrieve",
     "train_ctr": "ctr.train",
+    "train_retrieval": "ctr.retrieval.train",
 }
 
 __all__ = [
@@ -60,8 +72,11 @@ __all__ = [
     "Cube",
     "EventStore",
     "FrozenEmbeddings",
+    "IndexConfig",
     "Make",
     "NearestBehaviours",
+    "RetrievalConfig",
+    "RetrieveConfig",
     "SemanticAwareAttention",
     "SimScore",
     "SimTier",
@@ -69,8 +84,12 @@ __all__ = [
     "TargetAttention",
     "TrainConfig",
     "gather_ranges",
+    "index_items",
     "load_ctr",
+    "load_retrieval",
+    "retrieve",
     "train_ctr",
+    "train_retrieval",
 ]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.calibration import calibration
 from ctr.config import TrainConfig
 from ctr.content.frozen_embeddings import FrozenEmbeddings
 from ctr.data.batch import Batch, build_batch
@@ -31,6 +30,7 @@ from ctr.model import CtrModel, FrozenSets, Ranker
 from ctr.model_settings import ModelSettings
 from ctr.saving import build_model
 from ctr.training import score, train
+from moonrec.calibration import calibration
 
 MAKE, CLICK = "make", "click"
 _SCALE_ROWS, _SCALE_BEHAVIOURS = 16_384, 1 << 21

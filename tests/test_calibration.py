@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr.calibration import calibration
 from ctr.evaluation import probabilities
+from moonrec.calibration import calibration
 
 rows = st.lists(
     st.tuples(st.booleans(), st.sampled_from([0.05, 0.1, 0.3, 0.31, 0.9])), min_size=1, max_size=60
