@@ -1,0 +1,239 @@
+"""`train-relevance` and `score-relevance` on a small simulated shop: the whole way, no leak, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from encoder_helpers import Shop, write_table
+
+from encoders.export import ExportConfig, export
+from encoders.relevance.score import ScoreRelevanceConfig, score_relevance
+from encoders.relevance.train import RelevanceConfig, train_relevance
+from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
+from moonrec.errors import UserError
+from moonrec.metrics import gauc
+
+pytest_plugins = ["encoder_fixtures"]
+
+MODEL = Path("model") / "relevance.json"
+
+
+def config(shop: Shop, trained: Path, place: Path, /, **options: Any) -> RelevanceConfig:
+    found = RelevanceConfig(
+        searches=shop.searches, test=shop.test_searches, items=shop.items, encoder=str(trained),
+        out=str(place), bootstrap=20, device="cpu", cache=shop.cache,
+    )  # fmt: skip
+    return replace(found, **options)
+
+
+def scoring(shop: Shop, run: Path, out: Path, **options: Any) -> ScoreRelevanceConfig:
+    found = ScoreRelevanceConfig(
+        model=str(run), pairs=shop.test_searches, items=shop.items, out=str(out), device="cpu",
+        cache=shop.cache,
+    )  # fmt: skip
+    return replace(found, **options)
+
+
+@pytest.fixture(scope="module")
+def run(shop: Shop, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("relevance") / "run"
+    metrics = train_relevance(config(shop, trained, out))
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    return out
+
+
+@pytest.fixture(scope="module")
+def embeddings(shop: Shop, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("relevance") / "set"
+    export(ExportConfig(encoder=str(trained), items=shop.items, out=str(out), cache=shop.cache, device="cpu"))
+    return out
+
+
+def changed(path: str, out: Path, **columns: Any) -> str:
+    """A copy of a table with other columns; None drops one."""
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        if values is not None:
+            table = table.append_column(name, pa.array(values, pa.string()))
+    pq.write_table(table, out)
+    return str(out)
+
+
+def test_a_run_tells_everything_beside_the_cosine(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    pairs = pq.read_table(run / "pairs.parquet").to_pandas()
+    label = pairs["kind"] == "taken"
+    for score, numbers in (("relevance", metrics["test"]), ("cosine", metrics["baseline"]["cosine"])):
+        higher = pairs[score][label].to_numpy()[:, None] - pairs[score][~label].to_numpy()[None]
+        assert numbers["auc"] == pytest.approx(((higher > 0) + (higher == 0) / 2).mean())
+        within = gauc(pairs["query_row"].to_numpy(), label.to_numpy(), pairs[score].to_numpy())
+        assert numbers["query_auc"] == pytest.approx(within)
+        low, high = numbers["ci"]["auc"]
+        assert low <= numbers["auc"] <= high
+    by_kind = {one["negative"]: one["pairs"] - one["positives"] for one in metrics["by_negative"]}
+    assert by_kind == pairs["kind"][~label].value_counts().to_dict()
+    assert {one["modality"]: one["pairs"] for one in metrics["by_modality"]} == (
+        pairs["modality"].value_counts().to_dict()
+    )
+    groups = {one["group"] for one in metrics["differences"]}
+    assert groups >= {"all", "modality: image", "modality: text", "negative: shown", "negative: any"}
+    assert (run / "provenance.json").exists()
+    page = (run / "report.html").read_text()
+    assert "Against the bare cosine" in page
+    assert "data:image/jpeg" in page
+
+
+def test_nothing_of_the_test_is_learnt_and_the_same_seed_gives_the_same_bits(
+    shop: Shop, trained: Path, run: Path, tmp_path: Path
+) -> None:
+    half = pq.read_table(shop.test_searches).slice(0, 25)
+    pq.write_table(half, tmp_path / "half.parquet")
+    train_relevance(config(shop, trained, tmp_path / "run", test=str(tmp_path / "half.parquet")))
+    assert (tmp_path / "run" / MODEL).read_bytes() == (run / MODEL).read_bytes()
+
+
+def test_scores_are_those_that_were_measured(shop: Shop, run: Path, tmp_path: Path) -> None:
+    told = score_relevance(scoring(shop, run, tmp_path / "scores.parquet"))
+    scores = pq.read_table(tmp_path / "scores.parquet").to_pandas()
+    searches = pq.read_table(shop.test_searches, columns=["item_id"])
+    assert scores["item_id"].tolist() == searches["item_id"].to_pylist()
+    assert scores["row"].tolist() == list(range(len(searches)))
+    measured = pq.read_table(run / "pairs.parquet").to_pandas()
+    measured = measured[measured["kind"] == "taken"].set_index(["query_row", "item_id"])
+    both = scores.set_index(["row", "item_id"]).join(measured, rsuffix="_measured", how="inner")
+    assert len(both) == len(measured) >= 40
+    for name in ("relevance", "cosine"):
+        np.testing.assert_allclose(both[name], both[f"{name}_measured"], atol=1e-5)
+    assert told["rows"] == len(scores)
+    assert told["same_catalogue"]
+
+
+def test_an_embedding_set_of_the_encoder_stands_for_the_catalogue(
+    shop: Shop, trained: Path, run: Path, embeddings: Path, tmp_path: Path
+) -> None:
+    metrics = train_relevance(config(shop, trained, tmp_path / "run", embeddings=str(embeddings)))
+    whole = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["auc"] == pytest.approx(whole["test"]["auc"], abs=1e-3)
+    given = scoring(shop, run, tmp_path / "a.parquet", embeddings=str(embeddings))
+    score_relevance(given)
+    score_relevance(scoring(shop, run, tmp_path / "b.parquet"))
+    a, b = (pq.read_table(tmp_path / f"{name}.parquet").to_pandas() for name in "ab")
+    np.testing.assert_allclose(a["relevance"], b["relevance"], atol=1e-3)
+
+
+def test_unknown_items_and_empty_queries_are_null_and_counted(shop: Shop, run: Path, tmp_path: Path) -> None:
+    known = shop.item_ids()[0]
+    rows = [
+        {"query_text": "red bag", "item_id": known},
+        {"query_text": "red bag", "item_id": "nobody"},
+        {"query_text": " ", "item_id": known},
+        {"query_text": "blue bag", "item_id": known},
+    ]
+    pairs = write_table(tmp_path / "pairs.parquet", rows)
+    told = score_relevance(scoring(shop, run, tmp_path / "out.parquet", pairs=str(pairs)))
+    scores = pq.read_table(tmp_path / "out.parquet").to_pandas()
+    assert scores["relevance"].isna().tolist() == [False, True, True, False]
+    assert scores["relevance"].dropna().between(0, 1).all()
+    assert (told["unknown_items"], told["empty_queries"], told["unknown_modality"]) == (1, 1, 0)
+
+
+def test_queries_of_words_alone_train_and_photo_queries_are_then_left_out(
+    shop: Shop, trained: Path, tmp_path: Path
+) -> None:
+    ids = shop.item_ids()
+    titles = pq.read_table(shop.items, columns=["title"])["title"].to_pylist()
+    rows = [{"query_text": " ".join(titles[n].split()[:2]), "item_id": ids[n]} for n in range(40)]
+    searches = str(write_table(tmp_path / "words.parquet", rows))
+    metrics = train_relevance(config(shop, trained, tmp_path / "run", searches=searches))
+    assert [one["modality"] for one in metrics["by_modality"]] == ["text"]
+    assert metrics["test"]["queries_of_unknown_modality"] > 0
+    told = score_relevance(scoring(shop, tmp_path / "run", tmp_path / "out.parquet"))
+    scores = pq.read_table(tmp_path / "out.parquet").to_pandas()
+    assert scores["relevance"].isna().sum() == told["unknown_modality"] > 0
+    assert scores["cosine"].notna().all()
+
+
+def test_what_was_taken_may_be_unknown_while_what_was_shown_is_not(
+    shop: Shop, trained: Path, tmp_path: Path
+) -> None:
+    ids = pq.read_table(shop.test_searches, columns=["item_id"])["item_id"].to_pylist()
+    taken = ["gone" if number % 3 == 0 else key for number, key in enumerate(ids)]
+    shown = [shop.item_ids()[number] for number in range(len(ids))]
+    test = changed(shop.test_searches, tmp_path / "test.parquet", item_id=taken, negative_item_id=shown)
+    metrics = train_relevance(config(shop, trained, tmp_path / "run", test=test))
+    assert metrics["test"]["queries_in_training"] == 0
+    assert metrics["unknown_items"]["test"]["count"] == taken.count("gone")
+    assert metrics["test"]["queries"] == len(ids)
+    assert metrics["test"]["positives"] < len(ids)
+
+
+def test_test_queries_that_stand_in_training_are_counted_and_the_others_told_apart(
+    shop: Shop, trained: Path, tmp_path: Path
+) -> None:
+    seen, new = pq.read_table(shop.searches).slice(0, 10), pq.read_table(shop.test_searches)
+    pq.write_table(pa.concat_tables([seen, new]), tmp_path / "test.parquet")
+    metrics = train_relevance(config(shop, trained, tmp_path / "run", test=str(tmp_path / "test.parquet")))
+    assert metrics["test"]["queries_in_training"] == 10
+    assert metrics["new_queries"]["queries"] == len(new)
+
+
+def test_mistakes_are_told_in_one_line(shop: Shop, trained: Path, tmp_path: Path) -> None:
+    count = len(pq.read_table(shop.searches))
+    other = changed(shop.searches, tmp_path / "other.parquet", item_id=["nobody"] * count)
+    silent = changed(shop.searches, tmp_path / "silent.parquet", query_image=None, query_text=[" "] * count)
+    unanswered = changed(shop.searches, tmp_path / "unanswered.parquet", negative_item_id=None)
+    bad = tmp_path / "bad"
+    with EmbeddingSetWriter(bad, 8, {}) as writer:
+        writer.write(shop.item_ids(), np.eye(8)[np.arange(len(shop.item_ids())) % 8])
+    few = tmp_path / "few.parquet"
+    pq.write_table(pq.read_table(shop.searches).slice(0, 5), few)
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"test": shop.searches}, "is the same table as --searches"),
+        ({"searches": other}, "name items that the catalogue lacks"),
+        ({"searches": silent}, "no row has a usable query"),
+        ({"searches": unanswered, "negatives": 0}, "gives no negative"),
+        ({"searches": str(few)}, "5 distinct queries"),
+        ({"negatives": -1}, "--negatives -1"),
+        ({"encoder": str(tmp_path / "nothing")}, "no such folder"),
+        ({"embeddings": str(bad)}, "was not made by this encoder"),
+        ({"out": shop.searches}, "lies in the input --searches"),
+    ]
+    for options, message in mistakes:
+        with pytest.raises(UserError, match=message) as told:
+            train_relevance(config(shop, trained, tmp_path / "run", **options))
+        assert "\n" not in str(told.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_scoring_refuses_another_encoder_and_vectors_that_are_not_finite(
+    shop: Shop, trained: Path, run: Path, embeddings: Path, tmp_path: Path
+) -> None:
+    found = json.loads((run / MODEL).read_text())
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    found["setting"]["encoder_fingerprint"] = "f" * 64
+    (other / MODEL).write_text(json.dumps(found))
+    with pytest.raises(UserError, match="fingerprints differ"):
+        score_relevance(scoring(shop, other, tmp_path / "out.parquet"))
+    matrix = EmbeddingSet.open(embeddings)
+    broken = tmp_path / "broken"
+    shutil.copytree(embeddings, broken)
+    content = bytearray((broken / "vectors.arrow").read_bytes())
+    place = content.index(matrix.matrix()[7].tobytes())
+    content[place : place + 2] = np.float16(np.nan).tobytes()
+    (broken / "vectors.arrow").write_bytes(content)
+    with pytest.raises(UserError, match="not finite"):
+        score_relevance(scoring(shop, run, tmp_path / "out.parquet", embeddings=str(broken)))
+    assert not (tmp_path / "out.parquet").exists()
+    with pytest.raises(UserError, match="is a folder"):
+        score_relevance(scoring(shop, run, tmp_path))
