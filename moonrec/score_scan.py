@@ -1,15 +1,13 @@
-"""One compiled pass over a tile of scores: who is among the best, and how many come before a row.
+"""Compiled passes over tiles of scores in threads: how many rows come before a given one.
 
-Most scores are not above the worst of their query's best, which is told for many of them at once. Tiles come
-in the order of their rows: a later row of equal score does not displace an earlier one.
-
-Shapes: q queries and m rows of a tile, K best of a query, P (query, positive) pairs.
+Shapes: q queries and m rows of a tile, P (query, positive) pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -19,9 +17,6 @@ from numpy.typing import NDArray
 
 from moonrec.compiled import compiled
 
-# Scores that are compared at once before they are one by one. Larger groups have a better one in them more
-# often. Ours.
-_GROUP_ROWS = 64
 # Fewer queries or pairs than these are done before another thread has woken. Ours.
 _FEWEST_PER_THREAD = 64
 
@@ -29,6 +24,22 @@ _FEWEST_PER_THREAD = 64
 def new_threads() -> ThreadPoolExecutor:
     """As many threads as torch uses; none is started before it is needed."""
     return ThreadPoolExecutor(torch.get_num_threads())
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch uses, in each of which torch multiplies by itself.
+
+    Torch's number of threads is one for the whole process while the block runs.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # A new thread does not know of the number: it would start as many of its own, which wait by spinning.
+        with ThreadPoolExecutor(before, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_threads(
@@ -44,29 +55,6 @@ def in_threads(
     loop(*(part[: cuts[1]] for part in parts), *rest)
     for other in others:
         other.result()
-
-
-@compiled
-def keep_best(
-    scores_qm: NDArray[np.float32],
-    best_qK: NDArray[np.float32],
-    row_qK: NDArray[np.int64],
-    first_row: int,
-) -> None:
-    """Take up the rows of a tile, of which `first_row` is the first, among the best of each query.
-
-    `best_qK` and `row_qK` are lists, best last; free places have the score -inf, which no row takes up.
-    """
-    for q in range(len(scores_qm)):
-        best_K, row_K = best_qK[q], row_qK[q]
-        for start in range(0, scores_qm.shape[1], _GROUP_ROWS):
-            scores_m = scores_qm[q, start : start + _GROUP_ROWS]
-            if _count_above(scores_m, best_K[0]):
-                for i in range(len(scores_m)):
-                    if scores_m[i] > best_K[0]:
-                        place = len(best_K) - 1 - _count_reaching(best_K, scores_m[i])
-                        _insert(best_K, place, scores_m[i])
-                        _insert(row_K, place, first_row + start + i)
 
 
 @compiled
@@ -92,14 +80,6 @@ def count_better(
         better_P[p] += _count_reaching(scores_m[:split], own_P[p]) + _count_above(scores_m[split:], own_P[p])
         if first_row <= row_P[p] < first_row + rows:
             found_P[p] = scores_m[split]
-
-
-@compiled
-def _insert(value_K: Any, place: Any, value: Any) -> None:
-    """Put a value at its place, and the first one out."""
-    for k in range(np.uint64(place)):
-        value_K[k] = value_K[k + np.uint64(1)]
-    value_K[place] = value
 
 
 # In both: an index that cannot be negative and a counter as wide as the scores let them be compared several

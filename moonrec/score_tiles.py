@@ -10,7 +10,9 @@ Shapes: Q queries, D embedding width, M rows of a block; a tile has q queries an
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moonrec.embedding_set import EmbeddingSet
+from moonrec.excluded_rows import Excluded, ExcludedRows
 
 Blocks = EmbeddingSet | Callable[[], Iterable[NDArray[Any]]]
 
@@ -29,6 +32,8 @@ QUERY_ROWS, BLOCK_ROWS = 2048, 2048
 # MKL with widths from 24 to 1,024). Ours.
 _ROW_MULTIPLE = 64
 _QUERY_MULTIPLE = 16
+# Tiles of rows that a thread works through before it waits for the others, at the next block. Ours.
+_TILES_PER_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class ScoreTiles:
     Args:
         queries_QD: (Q, D) query vectors.
         blocks: an embedding set, or a function that starts a new pass over the catalogue's (M, D) blocks.
-        excluded_rows_Q: (Q) one 0-based row per query that is left out of its ranking; -1 for none.
+        excluded: rows that are left out of the rankings of single queries (moonrec/excluded_rows.py).
         block_rows, query_rows: most rows and queries of a tile, which decide speed and memory.
 
     Raises:
@@ -73,17 +78,15 @@ class ScoreTiles:
         self,
         queries_QD: NDArray[Any],
         blocks: Blocks,
-        excluded_rows_Q: NDArray[np.int64] | None,
+        excluded: Excluded | None,
         block_rows: int,
         query_rows: int,
     ) -> None:
         queries_QD = np.ascontiguousarray(queries_QD, dtype=np.float32)
         if queries_QD.ndim != 2 or not np.isfinite(queries_QD).all():
             raise ValueError(f"queries of shape {queries_QD.shape}, expected (Q, D) finite numbers")
-        if excluded_rows_Q is not None and len(excluded_rows_Q) != len(queries_QD):
-            raise ValueError(f"{len(excluded_rows_Q)} excluded rows for {len(queries_QD)} queries")
         self._width = queries_QD.shape[1]
-        self._excluded_Q = None if excluded_rows_Q is None else np.asarray(excluded_rows_Q)
+        self._excluded = ExcludedRows(excluded, len(queries_QD), query_rows)
         self._blocks = blocks.blocks if isinstance(blocks, EmbeddingSet) else blocks
         self._block_rows, self._query_rows = block_rows, query_rows
         parts = torch.tensor(queries_QD).split(query_rows) if len(queries_QD) else ()
@@ -101,23 +104,63 @@ class ScoreTiles:
                 _multiply(queries_qD, block_MD, first_row, out=scores_qm)
                 scores_qm[:, rows:] = -torch.inf
                 tile = Tile(first_query, first_row, rows, scores_qm[:count])
-                self._exclude(tile)
+                self._excluded.leave_out(tile.scores_qm.numpy(), first_query, first_row)
                 yield tile
                 first_query += count
 
-    def catalogue(self) -> Iterator[tuple[int, int, Tensor]]:
+    def visit(self, threads: Executor, look: Callable[[NDArray[np.float32], int, int], None]) -> int:
+        """Call `look(scores_qm, first_query, first_row)` for every tile; returns the catalogue's rows.
+
+        Each tile is multiplied and looked at by one thread, while its scores are in that core's cache; nobody
+        waits at the end of a tile. The tiles of a query come one after another, in the order of their rows.
+        The products must be told to use one thread each (`one_thread_each`). Tiles have a multiple of 64
+        columns; those behind the last row score -inf.
+        """
+        tile_rows, scratch = _rounded_up(self._block_rows, _ROW_MULTIPLE), threading.local()
+
+        def work(number: int, first_row: int, rows: int, block_MD: Tensor) -> None:
+            if not hasattr(scratch, "scores"):
+                scratch.scores = torch.empty(_rounded_up(self._query_rows, _QUERY_MULTIPLE) * tile_rows)
+            count, queries_qD = self._query_tiles[number]
+            first_query = number * self._query_rows
+            for start in range(0, len(block_MD), tile_rows):
+                part_mD = block_MD[start : start + tile_rows]
+                out_qm = scratch.scores[: len(queries_qD) * len(part_mD)].view(len(queries_qD), len(part_mD))
+                scores_qm = _multiply(queries_qD, part_mD, first_row + start, out_qm)[:count].numpy()
+                scores_qm[:, max(0, rows - start) :] = -np.inf
+                self._excluded.leave_out(scores_qm, first_query, first_row + start)
+                look(scores_qm, first_query, first_row + start)
+
+        end_row = 0
+        for first_row, rows, block_MD in self.catalogue(_TILES_PER_BLOCK * tile_rows):
+            jobs = [
+                threads.submit(work, number, first_row, rows, block_MD)
+                for number in range(len(self._query_tiles))
+            ]
+            for job in jobs:
+                job.result()
+            end_row = first_row + rows
+        return end_row
+
+    def catalogue(self, block_rows: int | None = None) -> Iterator[tuple[int, int, Tensor]]:
         """First row, number of rows, and float32 vectors (M, D) of each block, filled up with zeros.
+
+        The memory is reused by the next block.
+
+        Args:
+            block_rows: most rows of a block; those of a tile by default.
 
         Raises:
             ValueError: a block of another width.
         """
-        buffer_MD = np.zeros((_rounded_up(self._block_rows, _ROW_MULTIPLE), self._width), dtype=np.float32)
+        block_rows = block_rows or self._block_rows
+        buffer_MD = np.zeros((_rounded_up(block_rows, _ROW_MULTIPLE), self._width), dtype=np.float32)
         first_row = 0
         for block_MD in self._blocks():
             if block_MD.ndim != 2 or block_MD.shape[1] != self._width:
                 raise ValueError(f"queries of width {self._width}, a block of shape {block_MD.shape}")
-            for start in range(0, len(block_MD), self._block_rows):
-                part_MD = block_MD[start : start + self._block_rows]
+            for start in range(0, len(block_MD), block_rows):
+                part_MD = block_MD[start : start + block_rows]
                 filled = _rounded_up(len(part_MD), _ROW_MULTIPLE)
                 if filled == len(part_MD) and part_MD.dtype == np.float32 and part_MD.flags.carray:
                     block = torch.from_numpy(part_MD)
@@ -146,16 +189,8 @@ class ScoreTiles:
                 asked_mD = _filled(block_MD[asked_rows], _ROW_MULTIPLE)
                 scores_qm = _multiply(queries_qD, asked_mD, first_row).numpy()
                 score_P[pairs] = scores_qm[query_P[pairs] - first_query, place]
-        if self._excluded_Q is not None:
-            score_P[(self._excluded_Q[query_P] == row_P) & ~np.isnan(score_P)] = -np.inf
+        score_P[self._excluded.contains(query_P, row_P) & ~np.isnan(score_P)] = -np.inf
         return score_P
-
-    def _exclude(self, tile: Tile) -> None:
-        if self._excluded_Q is None:
-            return
-        excluded_q = self._excluded_Q[tile.queries]
-        (hit,) = np.nonzero((excluded_q >= tile.first_row) & (excluded_q < tile.end_row))
-        tile.scores_qm.numpy()[hit, excluded_q[hit] - tile.first_row] = -np.inf
 
 
 def pairs_of(queries: slice, query_P: NDArray[np.int64]) -> slice:
