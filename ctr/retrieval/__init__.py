@@ -1,0 +1,1 @@
+"""Retrieval: two towers over ids, behaviour and frozen vectors; an index of the items; candidates out."""
