@@ -66,7 +66,9 @@ class ExcludedRows:
 
     def __init__(self, excluded: Excluded | None, queries: int, query_rows: int) -> None:
         query_E, row_E = excluded_pairs(excluded, queries)
-        order_E = np.lexsort((row_E, query_E // query_rows))
+        # By tile of queries, then by row: one number per pair sorts several times faster than `lexsort`.
+        low, high = int(row_E.min(initial=0)), int(row_E.max(initial=0))
+        order_E = np.argsort(query_E // query_rows * (high - low + 1) + (row_E - low), kind="stable")
         self._query_E, self._row_E = query_E[order_E], row_E[order_E]
         first_queries = np.arange(0, queries + query_rows, query_rows)
         self._starts = np.searchsorted(self._query_E // query_rows, first_queries // query_rows)

@@ -32,8 +32,12 @@ from moonrec.cli import (  # noqa: E402, F401
     heatmap,
     ranking,
     regions,
+    relevance,
     report,
+    retrieval,
+    retrieve,
     scaling,
     scoring,
+    search,
     training,
 )

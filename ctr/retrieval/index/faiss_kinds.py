@@ -28,6 +28,8 @@ _MOST_REPEATABLE = 200_000
 _PER_CENTRE = 39
 _TRAINED_PER_LIST = 64
 _CODE_BITS = 8
+# faiss keeps seeds in 31 bits.
+_SEEDS = 2**31 - 2
 _TRAINING_ROUNDS = 10
 
 
@@ -36,7 +38,7 @@ def new_hnsw(faiss: Any, vectors: EmbeddingSet, seed: int) -> tuple[Any, dict[st
     scalar = faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexHNSWSQ(vectors.dimension, scalar, _LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = _BUILD_DEPTH
-    index.hnsw.rng = faiss.RandomGenerator(seed)
+    index.hnsw.rng = faiss.RandomGenerator(seed % _SEEDS)
     # float16 has nothing to learn; faiss asks for it all the same.
     index.train(np.zeros((1, vectors.dimension), dtype=np.float32))
     threads = 1 if len(vectors) <= _MOST_REPEATABLE else faiss.omp_get_max_threads()
@@ -52,7 +54,7 @@ def new_ivfpq(faiss: Any, vectors: EmbeddingSet, seed: int) -> tuple[Any, dict[s
     centres = faiss.IndexFlatIP(dimension)
     index = faiss.IndexIVFPQ(centres, dimension, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
     for training in (index.cp, index.pq.cp):
-        training.seed, training.niter = seed + 1, _TRAINING_ROUNDS
+        training.seed, training.niter = seed % _SEEDS + 1, _TRAINING_ROUNDS
         training.min_points_per_centroid = 1
     index.cp.max_points_per_centroid = _TRAINED_PER_LIST
     index.train(_training_vectors(vectors, max(_TRAINED_PER_LIST * lists, 256 << bits), 1 << bits, seed))

@@ -1,0 +1,91 @@
+"""Sampled softmax with the batch's candidates, over all processes.
+
+The loss of a row is −log of its target's share among all items, estimated from the candidates at hand:
+e^s⁺ / (e^s⁺ + Σ e^s / q), where q is how many times the candidate's item is expected among the negatives
+(importance sampling; the logQ correction of Yi et al. 2019). The target itself is no draw, so it is not
+divided. Left out are candidates that are the target's item once more, and, where a user's own history is no
+candidate later, the items of that history.
+
+Legend: B rows, C candidates of all processes, D width, N behaviours, K pairs of a row and an item.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ctr.retrieval.batch import RetrievalBatch
+from ctr.retrieval.towers import START
+from moonrec.gathering import gather_sections, world_size
+
+# Within these the softmax neither saturates nor goes flat; ours.
+_LOWEST, _HIGHEST = 0.02, 1.0
+# Instead of minus infinity, of which a row without any other candidate would make NaN gradients.
+_HIDDEN = -1e4
+
+
+class SampledSoftmax(nn.Module):
+    """The loss, with its learnt temperature.
+
+    Args:
+        mask_history: whether a row's own behaviours are left out of its negatives.
+    """
+
+    def __init__(self, mask_history: bool) -> None:
+        super().__init__()
+        self.mask_history = mask_history
+        self.log_temperature = nn.Parameter(torch.tensor([math.log(START)]))
+
+    @property
+    def temperature(self) -> Tensor:
+        """(1,) what cosines are divided by."""
+        return self.log_temperature.clamp(math.log(_LOWEST), math.log(_HIGHEST)).exp()
+
+    def forward(self, user_BD: Tensor, item_CD: Tensor, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
+        """The loss of this process's rows times `batch.loss_scale`, and which rows rank their target above
+        all corrected negatives.
+
+        Args:
+            user_BD, item_CD: unit vectors of this process's rows and candidates.
+            batch: of them.
+        """
+        before, item_CD, code_C, log_count_C = _over_processes(item_CD, batch)
+        target_B = batch.target_B + before
+        # Of û · v̂ + b, which is twice the vectors' product (ctr/retrieval/towers.py).
+        logit_BC = (user_BD * (2 / self.temperature)) @ item_CD.t()
+        own_B = logit_BC.gather(1, target_B.unsqueeze(1)).squeeze(1)
+        rows, codes = torch.arange(len(target_B), device=code_C.device), code_C[target_B]
+        if self.mask_history:
+            rows, codes = torch.cat([rows, batch.items.row_N]), torch.cat([codes, batch.code_N])
+        others_BC = logit_BC - log_count_C
+        hidden = _places(rows, codes, code_C)
+        others_BC = others_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(logit_BC)
+        loss_B = F.softplus(others_BC.logsumexp(dim=1) - own_B)
+        first_B = others_BC.detach().amax(dim=1) < own_B.detach()
+        return loss_B.sum() * batch.loss_scale, first_B.float()
+
+
+def _over_processes(item_CD: Tensor, batch: RetrievalBatch) -> tuple[int, Tensor, Tensor, Tensor]:
+    """All processes' candidates, and which of them is the first of this one."""
+    if world_size() == 1:
+        return 0, item_CD, batch.code_C, batch.log_count_C
+    vectors, counts = gather_sections([item_CD, batch.log_count_C.unsqueeze(1)])
+    (codes,) = gather_sections([batch.code_C.unsqueeze(1)])
+    before = sum(len(part) for part in vectors[: dist.get_rank()])
+    return before, torch.cat(vectors), torch.cat(codes).squeeze(1), torch.cat(counts).squeeze(1).detach()
+
+
+def _places(row_K: Tensor, code_K: Tensor, code_C: Tensor) -> Tensor:
+    """Where candidates are an item that their row may not have: places in the flat (B, C) matrix."""
+    sorted_C, order_C = code_C.sort()
+    low_K = torch.searchsorted(sorted_C, code_K)
+    found_K = torch.searchsorted(sorted_C, code_K, right=True) - low_K
+    # The found candidates of each pair lie side by side in the sorted ones.
+    start_K = found_K.cumsum(0) - found_K
+    pair = torch.repeat_interleave(torch.arange(len(row_K), device=code_C.device), found_K)
+    column = order_C[low_K[pair] + torch.arange(len(pair), device=code_C.device) - start_K[pair]]
+    return row_K[pair] * len(code_C) + column
