@@ -143,6 +143,7 @@ def _check_one(config: SearchConfig) -> None:
         raise UserError(f"--html {config.html}: expected a name that ends in .html")
     if os.path.isdir(config.html):
         raise UserError(f"--html {config.html}: is a folder; name the file to write")
+    refuse_inside_inputs(config.html, _inputs(config), "--html")
     if config.k > _MOST_ON_PAGE:
         raise UserError(
             f"--k {config.k}: a page shows at most {_MOST_ON_PAGE:,}; ask for fewer, or no --html"
@@ -157,8 +158,17 @@ def _check_many(config: SearchConfig) -> None:
         raise UserError(f"--queries {config.queries}: name the Parquet file for the results with -o")
     if os.path.isdir(config.out):
         raise UserError(f"-o {config.out}: is a folder; expected the name of a Parquet file to write")
-    inputs = {"--queries": config.queries, "--items": config.items, "--embeddings": config.embeddings}
-    refuse_inside_inputs(config.out, [*inputs.items(), ("--encoder", folder_or_none(config.encoder))])
+    refuse_inside_inputs(config.out, _inputs(config))
+
+
+def _inputs(config: SearchConfig) -> list[tuple[str, str | None]]:
+    return [
+        ("--queries", config.queries),
+        ("--image", config.image),
+        ("--items", config.items),
+        ("--embeddings", config.embeddings),
+        ("--encoder", folder_or_none(config.encoder)),
+    ]
 
 
 def _all_shown(config: SearchConfig, searcher: Searcher) -> list[str]:
