@@ -11,7 +11,7 @@ TORCHREC := 1.8.0
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-slow bench-ctr browser lint format clean
+.PHONY: install demo test test-slow bench-ctr bench-retrieval browser lint format clean
 
 install: $(INSTALLED)
 
@@ -49,6 +49,10 @@ browser:
 # Half an hour; makes an environment of its own for FuxiCTR.
 bench-ctr: install
 	$(BIN)/python tests/benchmarks/ctr_speed.py
+
+# An hour; makes an environment of its own for torch-rechub.
+bench-retrieval: install
+	$(BIN)/python tests/benchmarks/retrieval_speed.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from arithmetic import operations_per_sample, weight_shapes
 from children import run_child
 from contenders import ATTENTION_UNITS, HIDDEN_UNITS, HISTORY, WIDTH, Bench
 from fuxictr_data import LogSize, write_fuxictr_data
-from fuxictr_environment import FUXICTR, TORCH, fuxictr_python
+from rival_environments import FUXICTR, TORCH, fuxictr_python
 from speed_log import write_log
 from speed_page import Outcome
 from speed_results import CUBE, DIN_DICE, DIN_RELU, FROZEN_DICE, FROZEN_RELU, IDS, Measured

@@ -1,4 +1,4 @@
-"""The virtual environment that FuxiCTR runs in, made once and kept in a cache folder."""
+"""Virtual environments that rivals run in, made once and kept in a cache folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-FUXICTR, TORCH = "2.3.10", "2.13.0"
+TORCH = "2.13.0"
+FUXICTR, RECHUB = "2.3.10", "0.9.0"
+# torch-rechub's wheel pins nothing; these are what its dependencies were when the numbers were taken.
+_OF_RECHUB = ["numpy==2.4.6", "pandas==3.1.1", "scikit-learn==1.9.1"]
 
 
 def fuxictr_python(cache: Path) -> Path:
@@ -20,15 +24,23 @@ def fuxictr_python(cache: Path) -> Path:
     Raises:
         SystemExit: the environment cannot be made; pip's own words stand above.
     """
-    folder = cache / f"fuxictr-{FUXICTR}-torch-{TORCH}"
+    return _environment(cache, f"fuxictr-{FUXICTR}", [f"fuxictr=={FUXICTR}"])
+
+
+def rechub_python(cache: Path) -> Path:
+    """Likewise with torch-rechub."""
+    return _environment(cache, f"torch-rechub-{RECHUB}", [f"torch-rechub=={RECHUB}", *_OF_RECHUB])
+
+
+def _environment(cache: Path, name: str, packages: Sequence[str]) -> Path:
+    folder = cache / f"{name}-torch-{TORCH}"
     python = folder / "bin" / "python"
     complete = folder / ".complete"
     if not complete.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         print(f"making {folder}", file=sys.stderr)
         _call([sys.executable, "-m", "venv", str(folder)])
-        packages = [f"torch=={TORCH}", f"fuxictr=={FUXICTR}"]
-        _call([str(python), "-m", "pip", "install", "--quiet", *packages])
+        _call([str(python), "-m", "pip", "install", "--quiet", f"torch=={TORCH}", *packages])
         complete.touch()
     return python
 
