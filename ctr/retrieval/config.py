@@ -32,8 +32,8 @@ class RetrievalConfig:
             everybody.
         validation_share: the share to stop by, before the test period: the latest rows, or with `test` the
             last rows of some users.
-        targets: kinds of `event` that are learnt and measured, the others stand in histories only; empty: all
-            kinds.
+        targets: kinds of `event` that are learnt and measured (also in a `test` of events with kinds),
+            the others stand in histories only; empty: all kinds.
         categorical, numeric: context columns of events or users, known when candidates are asked for.
         mask_history: whether candidates that the user had before are left out, in training, in measuring and
             later.

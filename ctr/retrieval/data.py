@@ -167,7 +167,7 @@ def load_data(config: RetrievalConfig, inputs: Inputs) -> RetrievalData:
     if not len(catalogue):
         raise UserError(
             f"{config.items or config.events}: no item can be retrieved: none is seen often enough in "
-            "training, has a vector or a known category; lower --min-count, or give --embeddings of these items"
+            "training, has a vector or a known category; lower --min-count, or give their --embeddings"
         )
     indexer = RowIndexer(store, spaces_rows, ids, config.history)
     position_C, mask = catalogue.position_C, config.mask_history

@@ -101,13 +101,15 @@ def measure(
     return compared | {"collapse": _collapse(user_QD, items, found.frozen)}
 
 
-def recall(requests: Requests, user_QD: NDArray[np.float32], items: NDArray[np.float32], k: int) -> float:
-    """Mean recall@k of requests against all candidates."""
+def quality(
+    requests: Requests, user_QD: NDArray[np.float32], items: NDArray[np.float32], k: int
+) -> dict[str, float]:
+    """Mean `recall@k` and, among the first k, `mrr` of requests against all candidates."""
     masked = (requests.masked.values, requests.masked.offsets_R1)
     _, item_QK = top_k(user_QD, lambda: iter([items]), k, masked)
     pairs = (requests.query_P, requests.item_P, requests.positives_Q)
     means, _ = retrieval_metrics(item_QK, *pairs, len(items), ks=(k,))
-    return float(means[f"recall@{k}"] or 0.0)
+    return {name: float(means[name] or 0.0) for name in (f"recall@{k}", "mrr")}
 
 
 def coverage(data: RetrievalData) -> dict[str, float | None]:

@@ -18,7 +18,7 @@ from ctr.retrieval.config import RetrievalConfig
 from ctr.retrieval.data import RetrievalData
 from ctr.retrieval.engine import WholeBatches
 from ctr.retrieval.loop import RECALL, RetrievalEngine, Training
-from ctr.retrieval.measure import recall
+from ctr.retrieval.measure import quality
 from ctr.retrieval.model import RetrievalTask, TwoTowers
 from ctr.retrieval.saving import RetrievalSettings, build_model
 from ctr.retrieval.towers import POPULARITY
@@ -113,7 +113,7 @@ def _validated(model: TwoTowers, data: RetrievalData) -> dict[str, float]:
     vectors_ND = np.concatenate(list(item_vectors(model, data.items, data.catalogue.code_M)))
     user_QD = user_vectors(model, data.validation.rows, data.items)
     found: Mapping[str, float | None] = {
-        RECALL: recall(data.validation, user_QD, vectors_ND, _K),
+        **quality(data.validation, user_QD, vectors_ND, _K),
         **spread(vectors_ND[:, :-POPULARITY]),
         "temperature": float(model.softmax.temperature.detach()),
     }
