@@ -79,6 +79,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with storage_errors(path):
+        _refuse_devices(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
         try:
@@ -88,6 +89,13 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
                 os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _refuse_devices(path: Path) -> None:
+    """Whoever may do anything would put a file in the place of a device such as /dev/stdout."""
+    # Unlike Path.exists, these do not raise where a name is too long: the writer says so.
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"{path}: is a device or a pipe, which cannot be replaced by a file; name a file")
 
 
 @contextmanager

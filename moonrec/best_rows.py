@@ -21,13 +21,14 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from moonrec.compiled import compiled
+from moonrec.score_keys import best_first_keys, scores_of, ties_of
 
 # Scores compared with the bar at once: the bits of one number. Rows of a tile are a multiple of it.
 GROUP_ROWS = 64
 # A list has room for twice its k, or for k and so many. Less room, more often a new bar. Ours, not tuned.
 _LEAST_ROOM = 128
-# Queries that a thread sorts before it asks for more work. Ours.
-_WRITTEN_AT_ONCE = 1024
+# Places of lists that a thread sorts before it asks for more work: they stay in its cache. Ours.
+_SORTED_AT_ONCE = 1 << 16
 
 
 def bytes_per_query(k: int) -> int:
@@ -57,9 +58,9 @@ class BestRows:
 
     def write(self, threads: Executor, score_QK: NDArray[np.float32], row_QK: NDArray[np.int64]) -> None:
         """Write the best, best first, the lower row first among equals; -inf and -1 behind the last."""
-        jobs = []
-        for first in range(0, len(score_QK), _WRITTEN_AT_ONCE):
-            queries = slice(first, first + _WRITTEN_AT_ONCE)
+        jobs, size = [], max(1, _SORTED_AT_ONCE // _room(self._k))
+        for first in range(0, len(score_QK), size):
+            queries = slice(first, first + size)
             lists = (self._score_QC[queries], self._row_QC[queries], self._count_Q[queries])
             jobs.append(threads.submit(_write, self._k, *lists, score_QK[queries], row_QK[queries]))
         for job in jobs:
@@ -68,6 +69,25 @@ class BestRows:
 
 def _room(k: int) -> int:
     return k + max(k, _LEAST_ROOM) + GROUP_ROWS
+
+
+def _write(
+    k: int,
+    score_qC: NDArray[np.float32],
+    row_qC: NDArray[np.int64],
+    count_q: NDArray[np.int64],
+    score_qK: NDArray[np.float32],
+    row_qK: NDArray[np.int64],
+) -> None:
+    place_C = np.arange(score_qC.shape[1])
+    filled_qC = np.where(place_C < count_q[:, None], score_qC, np.float32(-np.inf))
+    # Lists are in the order of rows, so the lower place is the lower row.
+    key_qC = best_first_keys(filled_qC, place_C)
+    key_qC.sort(axis=1)
+    key_qK = key_qC[:, :k]
+    score_qK[:] = scores_of(key_qK)
+    row_qK[:] = np.take_along_axis(row_qC, ties_of(key_qK), axis=1)
+    row_qK[score_qK == -np.inf] = -1
 
 
 def _type_bits_above(_typing: Any, score_N: Any, start: Any, bar: Any) -> Any:
@@ -125,26 +145,6 @@ def _keep(
                 kept, bar = _raise_bar(score_C, row_C, np.int64(count), k)
                 count = np.uint64(kept)
         bar_q[q], count_q[q] = bar, count
-
-
-@compiled
-def _write(
-    k: int,
-    score_qC: NDArray[np.float32],
-    row_qC: NDArray[np.int64],
-    count_q: NDArray[np.int64],
-    score_qK: NDArray[np.float32],
-    row_qK: NDArray[np.int64],
-) -> None:
-    score_qK[:] = -np.inf
-    row_qK[:] = -1
-    for q in range(len(score_qC)):
-        count = count_q[q]
-        # Lists are in the order of rows, which a stable sort keeps among equals.
-        order = np.argsort(-score_qC[q, :count], kind="mergesort")[:k]
-        for place in range(len(order)):
-            score_qK[q, place] = score_qC[q, order[place]]
-            row_qK[q, place] = row_qC[q, order[place]]
 
 
 @compiled

@@ -9,7 +9,6 @@ Shapes: N entries of one call, M entries of one batch, D embedding width.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from moonrec import __version__
 from moonrec.atomic import atomic_folder, write_json
+from moonrec.embedding_fingerprint import EntryHash
 from moonrec.errors import UserError
 
 VECTORS_FILE, METADATA_FILE = "vectors.arrow", "metadata.json"
@@ -88,7 +88,7 @@ class EmbeddingSetWriter:
         self._pending_MD = np.empty((BATCH_ROWS, dimension), dtype="<f2")
         self._pending = 0
         self._rows = 0
-        self._hash = hashlib.sha256(f"moonrec embedding set {dimension}\n".encode())
+        self._hash = EntryHash(dimension)
 
     def __enter__(self) -> Self:
         refuse_other_content(self.path)
@@ -141,22 +141,11 @@ class EmbeddingSetWriter:
         if not self._pending:
             return
         ids, values_MD = pa.concat_arrays(self._pending_ids), self._pending_MD[: self._pending]
-        self._update_hash(ids, values_MD)
+        self._hash.add(ids, values_MD)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(values_MD.ravel()), self._dimension)
         self._file.write_batch(pa.record_batch([ids, vectors], schema=schema_of(self._dimension)))
         self._written_ids.append(ids)
         self._pending_ids, self._pending = [], 0
-
-    def _update_hash(self, ids: pa.Array, values_MD: NDArray[np.float16]) -> None:
-        """Hash one batch: lengths and text of the ids, bytes of the vectors.
-
-        By batch, because the bounds of batches do not depend on how the entries were cut into write() calls.
-        """
-        _, offsets, text = ids.buffers()
-        bounds = np.frombuffer(offsets, dtype=np.int32)[ids.offset : ids.offset + len(ids) + 1]
-        self._hash.update(np.diff(bounds).astype("<i4").tobytes())
-        self._hash.update(memoryview(text)[bounds[0] : bounds[-1]])
-        self._hash.update(values_MD.data)
 
     def _refuse_duplicates(self) -> None:
         """Refuse an empty set and a repeated id; the memory is the ids and one hash table over them."""
@@ -182,7 +171,7 @@ class EmbeddingSetWriter:
             "rows": self._rows,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "moonrec_version": __version__,
-            "fingerprint": self._hash.hexdigest(),
+            "fingerprint": self._hash.fingerprint(),
         }
 
 

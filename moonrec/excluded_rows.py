@@ -49,7 +49,9 @@ def excluded_pairs(excluded: Excluded | None, queries: int) -> tuple[NDArray[np.
             f"excluded rows of shape {row_E.shape} with {len(offset_Q1)} offsets for {queries} queries, "
             "expected one offset more than queries, from 0 to the number of rows"
         )
-    return np.repeat(np.arange(queries), length_Q), row_E
+    query_E = np.repeat(np.arange(queries), length_Q)
+    there_E = row_E >= 0
+    return (query_E, row_E) if there_E.all() else (query_E[there_E], row_E[there_E])
 
 
 class ExcludedRows:
@@ -67,13 +69,12 @@ class ExcludedRows:
     def __init__(self, excluded: Excluded | None, queries: int, query_rows: int) -> None:
         query_E, row_E = excluded_pairs(excluded, queries)
         # By tile of queries, then by row: one number per pair sorts several times faster than `lexsort`.
-        low, high = int(row_E.min(initial=0)), int(row_E.max(initial=0))
-        order_E = np.argsort(query_E // query_rows * (high - low + 1) + (row_E - low), kind="stable")
+        self._span = int(row_E.max(initial=-1)) + 1
+        order_E = np.argsort(query_E // query_rows * self._span + row_E, kind="stable")
         self._query_E, self._row_E = query_E[order_E], row_E[order_E]
         first_queries = np.arange(0, queries + query_rows, query_rows)
         self._starts = np.searchsorted(self._query_E // query_rows, first_queries // query_rows)
         self._query_rows = query_rows
-        self._span = int(row_E.max(initial=-1)) + 1
 
     def leave_out(self, scores_qm: NDArray[np.float32], first_query: int, first_row: int) -> None:
         """Score -inf what is left out of a tile, whose first query is a multiple of `query_rows`."""

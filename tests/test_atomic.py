@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -260,3 +261,10 @@ def test_errors_about_other_places_are_not_blamed_on_the_output(tmp_path: Path) 
     (tmp_path / "input").write_text("")
     with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "set"):
         (tmp_path / "input" / "table").read_text()
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a device or a pipe"), atomic_file(tmp_path / "pipe"):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

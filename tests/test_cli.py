@@ -91,6 +91,7 @@ def one_line(result: Result) -> str:
     return result.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["", *sorted(main.commands)])
 def test_help_is_instant(name: str) -> None:
     seconds = []

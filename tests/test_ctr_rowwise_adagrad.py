@@ -65,6 +65,7 @@ def test_an_empty_batch_changes_nothing() -> None:
     assert torch.equal(table, before)
 
 
+@pytest.mark.alone
 def test_a_step_on_a_hundred_times_larger_table_takes_no_longer() -> None:
     """Best of many steps, so that other work on the machine does not count; a dense update takes 50 times."""
 

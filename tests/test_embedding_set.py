@@ -299,6 +299,7 @@ def large_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.alone
 def test_opening_reads_no_vectors_and_is_fast(large_set: Path) -> None:
     script = f"""
         import resource, time

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from encoder_helpers import CPU, Shop, write_table
+from encoder_helpers import CPU, Shop, busy_encoder, write_table
 
 from encoders.evaluation.working_encoder import WorkingEncoder
 from encoders.relevance.features import TEMPERATURE, PairFeatures
 from encoders.relevance.item_vectors import ItemVectors, ShownVectors, category_numbers
 from encoders.relevance.query_vectors import QueryVectors, query_windows
-from moonrec.tables import ITEMS, SEARCHES, open_table
+from moonrec.tables import SEARCHES, open_table
 
 pytest_plugins = ["encoder_fixtures"]
 
@@ -108,14 +108,17 @@ def test_an_item_does_not_vouch_for_its_own_category() -> None:
     assert agreement[1] < 1e-6  # all but nothing of the weight is on the equal item, which is of A
 
 
-def test_windows_give_every_row_its_query_and_encode_equal_ones_once(
-    shop: Shop, trained: Path, tmp_path: Path
-) -> None:
+def started(folder: Path, shop: Shop) -> WorkingEncoder:
+    busy_encoder().save_pretrained(folder)
+    return WorkingEncoder.start(str(folder), None, CPU, Path(shop.cache))
+
+
+def test_windows_give_every_row_its_query_and_encode_equal_ones_once(shop: Shop, tmp_path: Path) -> None:
     texts = [f"red bag {number % 7 if number < 300 else number % 11}" for number in range(600)]
     texts[5] = " "
     path = write_table(tmp_path / "searches.parquet", [{"query_text": one, "item_id": "i"} for one in texts])
     searches = open_table(path, SEARCHES)
-    worker = WorkingEncoder.start(str(trained), open_table(shop.items, ITEMS), CPU, Path(shop.cache))
+    worker = started(tmp_path / "encoder", shop)
     (whole,) = query_windows(searches, worker, 600, "queries")
     assert len(whole.vectors) == len(whole.keys) == 12
     assert whole.vectors.modality_Q()[whole.query_n[5]] == -1
@@ -129,9 +132,9 @@ def test_windows_give_every_row_its_query_and_encode_equal_ones_once(
         assert [shown[number] for number in one.query_n] == texts[one.first_row :][: len(one.query_n)]
 
 
-def test_a_query_of_one_modality_is_its_whole_vector(shop: Shop, trained: Path) -> None:
+def test_a_query_of_one_modality_is_its_whole_vector(shop: Shop, tmp_path: Path) -> None:
     searches = open_table(shop.test_searches, SEARCHES)
-    worker = WorkingEncoder.start(str(trained), open_table(shop.items, ITEMS), CPU, Path(shop.cache))
+    worker = started(tmp_path / "encoder", shop)
     (window,) = query_windows(searches, worker, searches.count_rows(), "queries")
     vectors = window.vectors
     shows_words = np.asarray(searches.read(["query_text"]).column("query_text").is_valid())
@@ -142,4 +145,4 @@ def test_a_query_of_one_modality_is_its_whole_vector(shop: Shop, trained: Path) 
         (vectors.has_picture_Q, vectors.words_QE),
     ):
         assert (~single).any()
-        np.testing.assert_allclose(other_QE[~single], vectors.whole_QE[~single], atol=1e-5)
+        np.testing.assert_allclose(other_QE[~single], vectors.whole_QE[~single], atol=1e-4)

@@ -24,7 +24,7 @@ NAMES = ("cosine", "words_words", "share")
 SETTING = Setting("compact", "f", 8, "c", NAMES, ())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.integers(0, 3)),
@@ -35,7 +35,7 @@ def test_weighted_auc_and_average_precision_are_those_of_scikit_learn(
     rows: list[tuple[bool, float, int]],
 ) -> None:
     label, score, weight = (np.array(column) for column in zip(*rows, strict=True))
-    found = RankedPairs(label, score)(weight[None].astype(float))[0]
+    found = RankedPairs(label, score, np.arange(len(rows)))(weight[None].astype(float))[0]
     if min(weight[label].sum(), weight[~label].sum()) == 0:
         assert np.isnan(found).all()
         return
@@ -140,20 +140,36 @@ def test_a_saved_model_is_the_same_to_the_bit_and_a_damaged_one_is_told(tmp_path
     assert (loaded(*asked) == model(*asked)).all()
     file = tmp_path / "model" / FILE
     whole = json.loads(file.read_text())
+    design, setting = whole["design"], whole["setting"]
     changes = [
         {"weights": whole["weights"][1:]},
         {"intercept": None},
         {"format": 9},
-        {"design": whole["design"] | {"columns": [0, 1, 99]}},
-        {"design": whole["design"] | {"mean_F": ["x"]}},
+        {"design": design | {"columns": [0, 1, 99]}},
+        {"design": design | {"columns": [], "mean_F": [], "scale_F": [], "knots_FH": []}},
+        {"design": design | {"mean_F": ["x"] * 3}},
+        {"design": design | {"scale_F": [1.0, 0.0, 1.0]}},
+        {"design": design | {"knots_FH": [[float("nan")] * 3] * 3}},
+        {"design": design | {"modalities": [1, 1]}},
+        {"design": design | {"form": design["form"] | {"hidden": 8}}},
+        {"setting": setting | {"dim": "8"}},
+        {"setting": setting | {"levels": [0]}},
+        {"setting": setting | {"encoder": ["compact"]}},
+        {"setting": []},
     ]
     for change in changes:
         file.write_text(json.dumps(whole | change))
-        with pytest.raises(UserError, match="is damaged"):
+        with pytest.raises(UserError, match="is damaged") as told:
             RelevanceModel.load(tmp_path)
-    file.write_text("{")
-    with pytest.raises(UserError, match="is damaged"):
-        RelevanceModel.load(tmp_path)
+        assert len(str(told.value)) < 1000
+    for content, words in (
+        (b"{", "is not the JSON"),
+        (b"[]", "expected a JSON object"),
+        (b" " * 2**25, "larger"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            RelevanceModel.load(tmp_path)
     with pytest.raises(UserError, match="holds no relevance model"):
         RelevanceModel.load(tmp_path / "elsewhere")
 

@@ -47,7 +47,7 @@ def shops(draw: st.DrawFn) -> tuple[ItemVectors, Asked]:
     return catalogue(categories, products, texts), searches(rows, own)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(shops(), st.integers(0, 6), st.integers(0, 3))
 def test_no_negative_is_what_its_query_took_shows_or_is_called_like_it(
     shop: tuple[ItemVectors, Asked], negatives: int, seed: int

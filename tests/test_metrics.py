@@ -108,6 +108,7 @@ def test_gauc_weights_users_by_their_rows_and_leaves_one_class_users_out() -> No
     assert gauc(users, labels, scores) == pytest.approx((2 * 1.0 + 4 * 0.0) / 6)
 
 
+@pytest.mark.alone
 def test_gauc_of_a_million_rows_takes_about_a_second_at_most() -> None:
     rng = np.random.default_rng(0)
     users, labels = rng.integers(0, 100_000, 1_000_000), rng.integers(0, 2, 1_000_000)

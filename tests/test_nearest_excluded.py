@@ -69,6 +69,15 @@ def test_ranks_and_sums_leave_the_same_rows_out(problem: tuple) -> None:
     np.testing.assert_allclose(log_partition(queries, lambda: [matrix], 1.0, excluded), wanted, rtol=1e-5)
 
 
+def test_rows_that_the_catalogue_does_not_have_change_nothing() -> None:
+    queries = np.array([[4, 3, 2, 1], [4, 3, 2, 1]])
+    excluded = (np.array([-1, 3, 99]), np.array([0, 0, 3]))
+    catalogue = np.eye(4)
+    pairs = np.array([0, 0, 1, 1]), np.array([0, 3, 0, 3])
+    assert ranks_of_positives(queries, lambda: [catalogue], pairs, excluded).tolist() == [1, 4, 1, 0]
+    assert top_k(queries, lambda: [catalogue], 4, excluded)[1].tolist() == [[0, 1, 2, 3], [0, 1, 2, -1]]
+
+
 @pytest.mark.parametrize("order", ["random", "rising", "falling", "equal", "alternating"])
 @pytest.mark.parametrize("k", [1, 100, 700])
 def test_the_order_of_the_catalogue_changes_no_result(order: str, k: int) -> None:

@@ -143,6 +143,7 @@ def test_item_knn_is_the_same_in_every_run_and_the_more_frequent_item_wins_ties(
     assert (place[near[1:]] > place[near[:-1]])[tie].all()
 
 
+@pytest.mark.alone
 def test_item_knn_of_a_large_log_is_fast_enough_to_stand_in_every_report() -> None:
     rng = np.random.default_rng(0)
     user, item = np.sort(rng.integers(0, 20_000, 400_000)), rng.zipf(1.3, 400_000) % 50_000

@@ -96,6 +96,42 @@ def test_a_single_request_gets_what_it_gets_in_a_batch(built: tuple) -> None:
     assert len(index.search(users[:0], 10)[1]) == 0
 
 
+def test_a_users_list_does_not_depend_on_what_the_others_had(built: tuple) -> None:
+    folder, vectors, _ = built
+    users, index = users_of(vectors, 40), open_index(folder)
+    rng = np.random.default_rng(2)
+    lengths = np.array([0, 1, 5, 60, 900] * 8)
+    masks = [np.sort(rng.choice(ITEMS, length, replace=False)) for length in lengths]
+    excluded = Ragged.of_lengths(np.concatenate(masks), lengths)
+    score_QK, item_QK = index.search(users, 30, excluded)
+    for number in range(len(users)):
+        own = np.array([number])
+        score_K, item_K = index.search(users[own], 30, excluded.take(own))
+        assert item_K[0].tolist() == item_QK[number].tolist()
+        assert score_K[0].tolist() == score_QK[number].tolist()
+
+
+def test_few_users_at_once_get_what_many_get(built: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, vectors, _ = built
+    users, index = users_of(vectors, 50), open_index(folder)
+    whole = index.search(users, 10)
+    monkeypatch.setattr("ctr.retrieval.index.faiss_index._CANDIDATES_AT_ONCE", 30)
+    for part, all_ in zip(index.search(users, 10), whole, strict=True):
+        np.testing.assert_array_equal(part, all_)
+
+
+@pytest.mark.parametrize("kind", FAISS_KINDS)
+def test_of_equal_items_the_first_ones_come_first(tmp_path: Path, kind: str) -> None:
+    twins = np.repeat(np.eye(4, dtype=np.float32), 30, axis=0)
+    with EmbeddingSetWriter(tmp_path / "set", 4, {}) as writer:
+        writer.write([f"i{number}" for number in range(len(twins))], twins)
+    users = unit(np.array([[1, 0.2, 0, 0], [0, 0, 1, 0.2]]))
+    build_index(tmp_path / "set", kind, users, model_fingerprint="m", k=120)
+    found = open_index(tmp_path / "set").search(users, 120)[1]
+    assert found[0, :60].tolist() == list(range(60))
+    assert found[1, :60].tolist() == list(range(60, 120))
+
+
 def test_what_does_not_fit_is_refused(built: tuple) -> None:
     index = open_index(built[0])
     for users, k in ((np.ones((1, 3)), 1), (np.full((1, WIDTH), np.nan), 1), (np.ones((1, WIDTH)), 0)):

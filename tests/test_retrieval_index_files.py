@@ -76,7 +76,7 @@ def test_a_spoilt_index_is_refused_in_one_line(
     spoil(folder)
     with pytest.raises(UserError, match=message) as raised:
         open_index(folder, model_fingerprint="model")
-    assert "build it again" in str(raised.value)
+    assert "make another" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -180,6 +180,14 @@ def test_tables_in_memory_get_the_same_lists(case: Case, tmp_path: Path) -> None
     assert saved.retrieve(pq.read_table(case.folder / "events.parquet"), table.slice(0, 0)).num_rows == 0
 
 
+def test_an_option_of_the_model_is_refused_where_the_model_is_loaded(case: Case) -> None:
+    events = pq.read_table(case.folder / "events.parquet")
+    with pytest.raises(TypeError, match="embeddings"):
+        load_retrieval(case.plain).retrieve(
+            events, pa.table({"user_id": ["u07"]}), 3, embeddings=case.folder / "all"
+        )
+
+
 def test_the_command_prints_json_and_writes_the_file(case: Case, tmp_path: Path) -> None:
     users = request(tmp_path / "u.parquet", user_id=["u01", "x"])
     arguments: list[Any] = ["retrieve", "--model", case.plain, "--users", users, "--events"]

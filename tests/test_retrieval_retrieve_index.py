@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 from retrieve_case import LATE, NEW, OLD, Case, request, trained, write_set
+from safetensors.torch import save
 
 from ctr import IndexConfig, RetrieveConfig, index_items, load_retrieval, retrieve
 from moonrec.cli import main
@@ -157,14 +159,19 @@ def test_a_damaged_index_is_one_line(case: Case, tmp_path: Path, name: str, dama
     assert not (tmp_path / "c.parquet").exists()
 
 
-def test_vectors_that_are_no_numbers_are_found_before_the_search(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [float("nan"), 0.0, 0.5])
+def test_vectors_that_were_changed_are_found_before_the_search(
+    case: Case, tmp_path: Path, number: float
+) -> None:
     shutil.copytree(case.plain / "index", tmp_path / "index")
     file = tmp_path / "index" / "vectors.arrow"
     vectors = EmbeddingSet.open(tmp_path / "index").matrix()
     content = file.read_bytes()
     place = content.index(vectors[3].tobytes())
-    file.write_bytes(content[:place] + b"\x00\x7e" + content[place + 2 :])
-    with pytest.raises(UserError, match=r"holds NaN or infinite numbers"):
+    file.write_bytes(content[:place] + np.float16(number).tobytes() + content[place + 2 :])
+    with pytest.raises(
+        UserError, match=r"vectors\.arrow: is damaged .*moonrec index --model RUN --kind exact"
+    ):
         found(case.plain, case, tmp_path, ["u01"], index=tmp_path / "index")
 
 
@@ -192,7 +199,8 @@ def test_a_damaged_sample_of_users_is_one_line(case: Case, tmp_path: Path) -> No
     shutil.copytree(case.plain, tmp_path / "run")
     sample = tmp_path / "run" / "model" / "user_sample.safetensors"
     config = IndexConfig(model=tmp_path / "run", out=tmp_path / "index")
-    for content in (sample.read_bytes()[:100], b""):
+    foreign = {"users": torch.zeros(2, 16, dtype=torch.bfloat16)}
+    for content in (sample.read_bytes()[:100], b"", save(foreign)):
         sample.write_bytes(content)
         with pytest.raises(UserError, match=r"user_sample\.safetensors: is missing or damaged"):
             index_items(config)

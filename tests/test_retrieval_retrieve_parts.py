@@ -16,7 +16,7 @@ from ctr.content.frozen_embeddings import FrozenEmbeddings
 from ctr.data.ragged import Ragged
 from ctr.retrieval import reasons as reasons_module
 from ctr.retrieval.index.item_index import ExactIndex
-from ctr.retrieval.new_places import with_new_items
+from ctr.retrieval.new_places import place_count, with_new_items
 from ctr.retrieval.reasons import reasons
 from moonrec.embedding_set import EmbeddingSet
 
@@ -67,6 +67,12 @@ def test_new_items_get_their_places_and_all_others_keep_their_order(
         assert (np.diff(found_QK[q][there]) <= 1e-6).all()
         assert np.allclose(found_QK[q][there], score_QN[q][list_QK[q][there]], atol=1e-5)
         assert (found_QK[q][~there] == -np.inf).all()
+
+
+@pytest.mark.parametrize("k", [1, 7, 100, 500])
+def test_a_share_of_places_is_rounded_up_and_by_no_rounding_error(k: int) -> None:
+    for hundredths in range(101):
+        assert place_count(hundredths / 100, k) == -(-hundredths * k // 100)
 
 
 def test_reasons_are_the_nearest_behaviours(monkeypatch: pytest.MonkeyPatch) -> None:

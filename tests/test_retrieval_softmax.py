@@ -31,7 +31,9 @@ def batch_of(
     """Rows whose targets are the first candidates."""
     histories = histories or [[] for _ in range(rows)]
     offset_B1 = np.append(0, np.cumsum([len(history) for history in histories])).astype(np.int64)
-    code_N = np.array([code for history in histories for code in history], np.int64)
+    code_U, place_N = np.unique(
+        np.array([code for history in histories for code in history], np.int64), return_inverse=True
+    )
     nothing_C = np.zeros(int(code_C.max()) + 1, np.int64)
     items = ItemInputs(
         nothing_C, nothing_C, Ragged(np.zeros(0, np.int64), np.zeros(len(nothing_C) + 1, np.int64))
@@ -39,8 +41,9 @@ def batch_of(
     log_count_C = np.zeros(len(code_C)) if log_count_C is None else log_count_C
     return replace(
         item_batch(items, code_C.astype(np.int64)),
-        items=jagged_behaviours(np.zeros_like(code_N), offset_B1),
-        code_N=torch.from_numpy(code_N),
+        items=jagged_behaviours(np.zeros_like(place_N), offset_B1),
+        code_U=torch.from_numpy(code_U),
+        place_N=torch.from_numpy(place_N),
         log_count_C=torch.from_numpy(log_count_C).float(),
         target_B=torch.arange(rows),
         loss_scale=1 / rows,

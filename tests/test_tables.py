@@ -394,6 +394,7 @@ def test_a_duplicate_item_names_both_rows(tmp_path: Path) -> None:
     assert open_table(tmp_path, ITEMS).read(["title"]).num_rows == 6
 
 
+@pytest.mark.alone
 def test_duplicates_among_a_million_ids_are_found_quickly(tmp_path: Path) -> None:
     ids = np.char.mod("item-%07d", np.arange(1_000_000))
     ids[-1] = ids[3]

@@ -3,7 +3,7 @@
 Candidates stand row by row: a row's target, then the uniform draws that came with it. So all look-ups are
 jagged features of one KeyedJaggedTensor with a row per request, which TorchRec can shard and pipeline.
 
-Legend: B rows, N behaviours, U distinct vectors among them, C candidates, P category paths of candidates, F
+Legend: B rows, N behaviours, U distinct items among them, C candidates, P category paths of candidates, F
 numbers.
 """
 
@@ -41,9 +41,8 @@ class RetrievalBatch(Pipelineable):
         local_offsets: (B + 1,) per multi-valued context column of `local`.
         items: the behaviours.
         numeric_BF: normalised numbers of the context; None without any.
-        code_N: item codes of the behaviours, int64.
-        frozen_U, place_N: the distinct ones among the behaviours' rows in the frozen vectors, and which of
-            them is each one's.
+        code_U, frozen_U: distinct items among the behaviours, by code, and their rows in the frozen vectors.
+        place_N: which of them each behaviour is on.
         frozen_C: rows of the candidates in the frozen vectors, int64, 0 = not covered.
         category_offset_C1: (C + 1,) where each candidate's category paths begin.
         code_C: item codes of the candidates, int64.
@@ -59,7 +58,7 @@ class RetrievalBatch(Pipelineable):
     local_offsets: dict[str, Tensor] | None
     items: Behaviours
     numeric_BF: Tensor | None
-    code_N: Tensor
+    code_U: Tensor
     frozen_U: Tensor
     place_N: Tensor
     frozen_C: Tensor
@@ -153,7 +152,7 @@ def item_batch(items: ItemInputs, code_C: NDArray[np.int64]) -> RetrievalBatch:
         local_offsets={},
         items=Behaviours(nothing, torch.zeros(1, dtype=torch.int64), nothing),
         numeric_BF=None,
-        code_N=nothing,
+        code_U=nothing,
         frozen_U=nothing,
         place_N=nothing,
         frozen_C=torch.from_numpy(items.frozen_C[code_C]),
@@ -204,17 +203,16 @@ def _batch(
             lengths[name], offsets[name] = np.diff(taken.offsets_R1), torch.from_numpy(taken.offsets_R1)
     plain = {name: torch.from_numpy(np.asarray(v, np.int64)) for name, v in (found | context).items()}
     numeric = rows.numeric_RF
-    frozen_N = items.frozen_C[code_N]
-    frozen_U, place_N = np.unique(frozen_N, return_inverse=True)
+    code_U, place_N = np.unique(code_N, return_inverse=True)
     return RetrievalBatch(
         ids=None if local else keyed(found, lengths, len(rows_B)),
         context=keyed(context, lengths, len(rows_B)) if context and not local else None,
         local=plain if local else None,
         local_offsets=offsets if local else None,
-        items=jagged_behaviours(frozen_N, offset_B1),
+        items=jagged_behaviours(items.frozen_C[code_N], offset_B1),
         numeric_BF=None if numeric is None else torch.from_numpy(numeric[rows_B]),
-        code_N=torch.from_numpy(code_N),
-        frozen_U=torch.from_numpy(frozen_U),
+        code_U=torch.from_numpy(code_U),
+        frozen_U=torch.from_numpy(items.frozen_C[code_U]),
         place_N=torch.from_numpy(place_N),
         frozen_C=torch.from_numpy(items.frozen_C[code_C]),
         category_offset_C1=torch.from_numpy(np.asarray(categories.offsets_R1, np.int64)),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ctr.data.impressions import Impressions
 from ctr.data.ragged import Ragged
 from ctr.retrieval.index import ItemIndex
-from ctr.retrieval.new_places import with_new_items
+from ctr.retrieval.new_places import place_count, with_new_items
 from ctr.retrieval.popularity import popularity_candidates
 from ctr.retrieval.saving import SavedRetrieval
 from ctr.retrieval.user_requests import UserRequests
@@ -76,7 +76,7 @@ class CandidateFinder:
         position = rows_of(ids, index.vectors.ids)
         self._count_N = np.zeros(len(index.vectors), np.int64)
         self._count_N[position[position >= 0]] = count[position >= 0]
-        self._new_places = int(np.ceil(new_share * self.k))
+        self._new_places = place_count(new_share, self.k)
 
     def blocks(self) -> Iterator[tuple[pa.Table, CandidateLists]]:
         """All requests in order, as they were read, and their lists."""

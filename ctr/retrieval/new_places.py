@@ -6,6 +6,8 @@ Legend: Q users, D width, K places of a list, N items of the catalogue, M new it
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,12 @@ from ctr.data.ragged import Ragged
 from ctr.retrieval.index.exact_scores import exact_scores
 from ctr.retrieval.part_search import part_candidates
 from moonrec.embedding_set import EmbeddingSet
+
+
+def place_count(share: float, k: int) -> int:
+    """The least number of places that is at least a share of `k`."""
+    # .07 of 100 is 7.000000000000001 in floating point.
+    return math.ceil(round(share * k, 6))
 
 
 def with_new_items(

@@ -20,19 +20,19 @@ from ctr.allocator import keep_memory
 from ctr.data.sources import InMemory, Source
 from ctr.retrieval.candidate_lists import SOURCES, CandidateFinder, CandidateLists
 from ctr.retrieval.index import ItemIndex, open_index
+from ctr.retrieval.index.index_file import rebuild
 from ctr.retrieval.index_folder import INDEX
 from ctr.retrieval.list_table import ListTable
 from ctr.retrieval.saving import SavedRetrieval, load_retrieval
 from ctr.retrieval.user_requests import REQUESTS, UserRequests
 from moonrec.atomic import atomic_file
+from moonrec.embedding_fingerprint import is_intact
+from moonrec.embedding_writer import VECTORS_FILE
 from moonrec.errors import UserError
 from moonrec.output_place import refuse_inside_inputs
 from moonrec.progress import progress
 from moonrec.table_spec import EVENTS, USERS
 from moonrec.tables import check_same_clock, open_table
-
-# Of a float16; with all of its bits set it is infinite or no number.
-_EXPONENT = 0x7C00
 
 
 @dataclass(frozen=True)
@@ -120,32 +120,42 @@ def retrieve(config: RetrieveConfig) -> dict[str, Any]:
 
 
 def retrieve_in_memory(
-    saved: SavedRetrieval, events: pa.Table, users: pa.Table, k: int, **options: Any
+    saved: SavedRetrieval,
+    events: pa.Table,
+    users: pa.Table,
+    k: int,
+    *,
+    user_table: pa.Table | None = None,
+    index: Path | str | None = None,
+    exact: bool = False,
+    mask_history: bool | None = None,
+    new_share: float = 0.0,
 ) -> pa.Table:
-    """The same for tables in memory; `options` are those of `RetrieveConfig` by name, the model's aside.
+    """The same for tables in memory; see `RetrieveConfig`.
 
     Raises:
         UserError: likewise.
     """
-    user_table = options.pop("user_table", None)
-    config = RetrieveConfig(saved.run, "users", "events", "", k, **options)
+    config = RetrieveConfig(
+        saved.run, "users", "events", "", k, mask_history=mask_history, new_share=new_share
+    )
     _check_numbers(config)
-    index = served_index(saved, config.index, config.exact)
+    served = served_index(saved, index, exact)
     finder = _finder(
         saved,
-        index,
+        served,
         InMemory(users, REQUESTS),
         InMemory(events, EVENTS),
         None if user_table is None else InMemory(user_table, USERS),
         config,
     )
-    table = ListTable(index.vectors.ids, "timestamp" in users.column_names)
+    table = ListTable(served.vectors.ids, "timestamp" in users.column_names)
     found = [table(rows, lists) for rows, lists in finder.blocks()]
     return pa.concat_tables([table.schema.empty_table(), *found])
 
 
 def served_index(saved: SavedRetrieval, folder: Path | str | None, exact: bool) -> ItemIndex:
-    """Open an index for a model, and check that its vectors are numbers.
+    """Open an index for a model, and check that its vectors are those that were written.
 
     Args:
         saved: the model.
@@ -159,9 +169,10 @@ def served_index(saved: SavedRetrieval, folder: Path | str | None, exact: bool) 
     if not place.is_dir():
         raise UserError(f"{place}: no such index; make one with `moonrec index --model {saved.run} -o DIR`")
     index = open_index(place, model_fingerprint=saved.fingerprint, exact=exact)
-    for block_MD in index.vectors.blocks():
-        if ((block_MD.view(np.uint16) & _EXPONENT) == _EXPONENT).any():
-            raise UserError(f"{place}: holds NaN or infinite numbers; make it again with `moonrec index`")
+    if not is_intact(index.vectors):
+        raise UserError(
+            f"{place / VECTORS_FILE}: is damaged (its fingerprint is another); {rebuild(index.kind)}"
+        )
     return index
 
 

@@ -31,6 +31,7 @@ from ctr.data.vocabulary import Vocabulary
 from ctr.model_settings import SavedSet
 from ctr.retrieval.data import RetrievalVocabulary, encoder_of
 from ctr.retrieval.model import RetrievalShape, TwoTowers
+from ctr.retrieval.user_sample import FILE as SAMPLE
 from ctr.saved_embeddings import open_saved_sets
 from moonrec.atomic import atomic_file, write_json
 from moonrec.embedding_set import EmbeddingSet
@@ -129,7 +130,7 @@ class SavedRetrieval:
         state: its weights.
         embeddings: the set of frozen vectors; None for a model without.
         popular: item ids by how often they were taken in training, and these counts.
-        fingerprint: sha256 of weights and settings: what an index is made for.
+        fingerprint: sha256 of weights, settings and vocabularies: what an index is made for.
     """
 
     run: Path
@@ -225,11 +226,12 @@ def load_retrieval(
 
 
 def model_fingerprint(folder: Path) -> str:
-    """sha256 of a saved model's weights and settings."""
+    """sha256 of all that decides a saved model's vectors: weights, settings and vocabularies."""
     digest = hashlib.sha256()
-    for name in (_WEIGHTS, _SETTINGS):
-        with (folder / name).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.name != SAMPLE:
+            with file.open("rb") as stream:
+                digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -6,7 +6,8 @@ e^s⁺ / (e^s⁺ + Σ e^s / q), where q is how many times the candidate's item i
 divided. Left out are candidates that are the target's item once more, and, where a user's own history is no
 candidate later, the items of that history.
 
-Legend: B rows, C candidates of all processes, D width, N behaviours, K pairs of a row and an item.
+Legend: B rows, C candidates of all processes, D width, N behaviours, K pairs of a row and an item, U
+distinct items.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ class SampledSoftmax(nn.Module):
         before, item_CD, code_C, log_count_C = _over_processes(item_CD, batch)
         target_B = batch.target_B + before
         # Of û · v̂ + b, which is twice the vectors' product (ctr/retrieval/towers.py).
-        logit_BC = (user_BD * (2 / self.temperature)) @ item_CD.t()
-        own_B = logit_BC.gather(1, target_B.unsqueeze(1)).squeeze(1)
-        rows, codes = torch.arange(len(target_B), device=code_C.device), code_C[target_B]
+        corrected_BC = torch.addmm(-log_count_C, user_BD * (2 / self.temperature), item_CD.t())
+        own_B = corrected_BC.gather(1, target_B.unsqueeze(1)).squeeze(1) + log_count_C[target_B]
+        row_B = torch.arange(len(target_B), device=code_C.device)
+        hidden = _places(row_B, code_C[target_B], row_B, code_C)
         if self.mask_history:
-            rows, codes = torch.cat([rows, batch.items.row_N]), torch.cat([codes, batch.code_N])
-        others_BC = logit_BC - log_count_C
-        hidden = _places(rows, codes, code_C)
-        others_BC = others_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(logit_BC)
+            had = _places(batch.items.row_N, batch.code_U, batch.place_N, code_C)
+            hidden = torch.cat([hidden, had])
+        others_BC = corrected_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(corrected_BC)
         loss_B = F.softplus(others_BC.logsumexp(dim=1) - own_B)
         first_B = others_BC.detach().amax(dim=1) < own_B.detach()
         return loss_B.sum() * batch.loss_scale, first_B.float()
@@ -79,13 +80,19 @@ def _over_processes(item_CD: Tensor, batch: RetrievalBatch) -> tuple[int, Tensor
     return before, torch.cat(vectors), torch.cat(codes).squeeze(1), torch.cat(counts).squeeze(1).detach()
 
 
-def _places(row_K: Tensor, code_K: Tensor, code_C: Tensor) -> Tensor:
-    """Where candidates are an item that their row may not have: places in the flat (B, C) matrix."""
+def _places(row_K: Tensor, code_U: Tensor, place_K: Tensor, code_C: Tensor) -> Tensor:
+    """Where candidates are an item that their row may not have: places in the flat (B, C) matrix.
+
+    Args:
+        row_K: rows.
+        code_U, place_K: items, and which of them each row may not have.
+        code_C: the candidates' items.
+    """
     sorted_C, order_C = code_C.sort()
-    low_K = torch.searchsorted(sorted_C, code_K)
-    found_K = torch.searchsorted(sorted_C, code_K, right=True) - low_K
+    start_U = torch.searchsorted(sorted_C, code_U)
+    found_U = torch.searchsorted(sorted_C, code_U, right=True) - start_U
     # The found candidates of each pair lie side by side in the sorted ones.
-    start_K = found_K.cumsum(0) - found_K
-    pair = torch.repeat_interleave(torch.arange(len(row_K), device=code_C.device), found_K)
-    column = order_C[low_K[pair] + torch.arange(len(pair), device=code_C.device) - start_K[pair]]
-    return row_K[pair] * len(code_C) + column
+    start_K, found_K = start_U[place_K], found_U[place_K]
+    pair = torch.repeat_interleave(found_K)
+    within = torch.arange(len(pair), device=code_C.device) - (found_K.cumsum(0) - found_K)[pair]
+    return row_K[pair] * len(code_C) + order_C[start_K[pair] + within]

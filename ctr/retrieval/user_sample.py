@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save
 from moonrec.atomic import atomic_file
 from moonrec.errors import UserError
 
-_FILE, _NAME = "user_sample.safetensors", "users"
+FILE = "user_sample.safetensors"
+"""Its name in the folder of the model."""
+_NAME = "users"
 
 
 def save_sample(folder: Path, sample_SD: NDArray[np.float32]) -> None:
@@ -24,7 +26,7 @@ def save_sample(folder: Path, sample_SD: NDArray[np.float32]) -> None:
     Raises:
         UserError: the disk is full.
     """
-    with atomic_file(folder / _FILE) as temporary:
+    with atomic_file(folder / FILE) as temporary:
         temporary.write_bytes(save({_NAME: np.ascontiguousarray(sample_SD)}))
 
 
@@ -38,10 +40,11 @@ def load_sample(folder: Path, dim: int) -> NDArray[np.float32]:
     Raises:
         UserError: the file is missing or damaged, or its vectors are none of this model's.
     """
-    path = folder / _FILE
+    path = folder / FILE
     try:
         sample_SD = load_file(path)[_NAME]
-    except (OSError, SafetensorError, KeyError) as error:
+    # The last two: a type of numbers that numpy does not have.
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: is missing or damaged ({error}); train the model again") from error
     fits = sample_SD.ndim == 2 and sample_SD.shape[1] == dim and len(sample_SD) > 0
     if not fits or sample_SD.dtype != np.float32 or not np.isfinite(sample_SD).all():

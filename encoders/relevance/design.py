@@ -13,7 +13,7 @@ import numpy as np
 from moonrec.errors import UserError
 
 # Ours: three knots bend a curve where the pairs are; more did not pay on any of our data.
-_QUANTILES = (0.25, 0.5, 0.75)
+QUANTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Design:
             )
         used_PF = feature_PF[:, columns]
         mean_F, scale_F = (np.array(found(used_PF, axis=0)) for found in (np.nanmean, np.nanstd))
-        knots = _QUANTILES if form.curved else ()
+        knots = QUANTILES if form.curved else ()
         standard_PF = (used_PF - mean_F) / scale_F
         knots_FH = np.nanquantile(standard_PF, knots, axis=0).T.reshape(len(columns), len(knots))
         modalities = np.unique(modality_P)

@@ -16,6 +16,7 @@ L category levels, E width of the vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,17 @@ COSINE, SHARE = "cosine", "share"
 TEMPERATURE = 0.05
 NEIGHBOURS = 32
 _AT_ONCE = 1 << 14
+_SINGLE = {
+    "image_image": ("picture", "picture"),
+    "image_words": ("picture", "words"),
+    "words_image": ("words", "picture"),
+    "words_words": ("words", "words"),
+}
+
+
+def feature_names(levels: Sequence[int]) -> tuple[str, ...]:
+    """The features, in their order, where categories are compared at these levels."""
+    return (COSINE, *_SINGLE, SHARE, *(f"category_{level}" for level in levels))
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class PairFeatures:
     """Features of pairs with the items of one catalogue.
 
     Attributes:
-        names: of the features, in their order.
+        names: `feature_names` of the catalogue.
     """
 
     def __init__(self, items: ItemVectors) -> None:
@@ -53,14 +65,7 @@ class PairFeatures:
         self._shown_ME = items.whole.vectors_NE[self._row_M]
         self._place_N = np.full(len(items), -1)
         self._place_N[self._row_M] = np.arange(len(self._row_M))
-        self._single = {
-            "image_image": ("picture", items.picture),
-            "image_words": ("picture", items.words),
-            "words_image": ("words", items.picture),
-            "words_words": ("words", items.words),
-        }
-        categories = (f"category_{level}" for level in items.levels)
-        self.names: tuple[str, ...] = (COSINE, *self._single, SHARE, *categories)
+        self.names = feature_names(items.levels)
 
     def neighbours(self, queries: QueryVectors, own_Q: np.ndarray) -> Neighbours:
         """The neighbourhood of every query; `own_Q` (Q,) is the item whose picture it is (-1: none)."""
@@ -86,8 +91,9 @@ class PairFeatures:
         there_p = queries.has_picture_Q[query_p] | queries.has_words_Q[query_p]
         cosine_p = _cosine(queries.whole_QE, self._items.whole, query_p, item_p, there_p)
         columns = [cosine_p]
-        for side, shown in self._single.values():
+        for side, item_side in _SINGLE.values():
             vectors_QE, has_Q = getattr(queries, f"{side}_QE"), getattr(queries, f"has_{side}_Q")
+            shown = getattr(self._items, item_side)
             columns.append(_cosine(vectors_QE, shown, query_p, item_p, has_Q[query_p]))
         columns.append(cosine_p / TEMPERATURE - near.log_partition_Q[query_p])
         return np.column_stack([*columns, self._agreement(near, query_p, item_p)])

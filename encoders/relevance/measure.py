@@ -62,17 +62,10 @@ def measure(scored: ScoredPairs, resampling: Resampling) -> dict[str, Any]:
     every = np.ones(len(scored.pairs), bool)
     whole = _part("all", scored, every, resampling)
     label_P = scored.pairs.label_P
-    found: dict[str, Any] = {"test": whole.numbers, "baseline": {COSINE: whole.cosine}}
-    for one, probability_P in (
-        (whole.numbers, scored.relevance_P),
-        (whole.cosine, scored.cosine_relevance_P),
-    ):
-        reliability = calibration(label_P, probability_P)
-        one |= {
-            "logloss": log_loss(label_P, probability_P),
-            "ece": reliability["error"],
-            "bins": reliability["bins"],
-        }
+    found: dict[str, Any] = {
+        "test": whole.numbers | _as_probabilities(label_P, scored.relevance_P),
+        "baseline": {COSINE: whole.cosine | _as_probabilities(label_P, scored.cosine_relevance_P)},
+    }
     differences = list(whole.differences)
     for key, name, parts in (
         ("by_modality", "modality", _modalities(scored)),
@@ -83,9 +76,20 @@ def measure(scored: ScoredPairs, resampling: Resampling) -> dict[str, Any]:
             part = _part(f"{name}: {label}", scored, inside_P, resampling)
             found[key].append({name: label} | part.numbers | {COSINE: part.cosine})
             differences += part.differences
-    new = _part("new queries", scored, scored.is_new_P, resampling) if scored.is_new_P.any() else None
+    new = whole if scored.is_new_P.all() else None
+    if new is None and scored.is_new_P.any():
+        new = _part("new queries", scored, scored.is_new_P, resampling)
     found["new_queries"] = None if new is None else new.numbers | {COSINE: new.cosine}
     return found | {"differences": differences}
+
+
+def _as_probabilities(label_P: np.ndarray, probability_P: np.ndarray) -> _Numbers:
+    reliability = calibration(label_P, probability_P)
+    return {
+        "logloss": log_loss(label_P, probability_P),
+        "ece": reliability["error"],
+        "bins": reliability["bins"],
+    }
 
 
 @dataclass(frozen=True)

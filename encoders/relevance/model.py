@@ -5,7 +5,6 @@ Shapes: P pairs, F features, W inputs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from encoders.relevance.design import Design, Form
+from encoders.relevance.design import QUANTILES, Design, Form
 from encoders.relevance.query_vectors import MODALITIES
 from moonrec.atomic import write_json
+from moonrec.compare.bounded_files import read_json_object
 from moonrec.errors import UserError
 
 FILE = "relevance.json"
 _FORMAT = 1
+# A thousand times what a model takes.
+_MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -102,50 +104,66 @@ class RelevanceModel:
                 f"{run}: holds no relevance model (no model/{FILE}); name a run folder of `moonrec "
                 "train-relevance`"
             )
+        values = read_json_object(path, _MOST_BYTES)
         try:
-            return _read(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            told = " ".join(str(error).split())
+            return _read(values)
+        except (ValueError, KeyError, TypeError) as error:
+            told = " ".join(repr(error).split())[:200]
             raise UserError(f"{path}: is damaged ({told}); train the model again") from error
 
 
 def _read(values: dict[str, Any]) -> RelevanceModel:
     if values["format"] != _FORMAT:
         raise ValueError(f"format {values['format']!r}, expected {_FORMAT}")
-    given, setting = dict(values["design"]), dict(values["setting"])
-    form = dict(given.pop("form"))
-    form["only"] = None if form["only"] is None else tuple(form["only"])
-    count = len(given["columns"])
-    knots_FH = np.array(given.pop("knots_FH"), np.float64).reshape(count, -1) if count else np.zeros((0, 0))
-    design = Design(
-        form=Form(**form),
-        columns=_whole_numbers(given["columns"], len(setting["features"])),
-        names=tuple(given["names"]),
+    setting = _setting(values["setting"])
+    design = _design(values["design"], setting)
+    weight_W = _numbers(values["weights"], len(design.input_names(MODALITIES)))
+    return RelevanceModel(setting, design, weight_W, float(_numbers([values["intercept"]], 1)[0]))
+
+
+def _setting(given: dict[str, Any]) -> Setting:
+    setting = Setting(**given | {name: tuple(given[name]) for name in ("features", "levels")})
+    texts = (setting.encoder, setting.encoder_fingerprint, setting.items_fingerprint, *setting.features)
+    if not all(isinstance(one, str) for one in texts):
+        raise ValueError(f"{texts!r} where texts belong")
+    if not all(type(one) is int and one > 0 for one in (setting.dim, *setting.levels)):
+        raise ValueError(f"dim {setting.dim!r} and levels {setting.levels!r}, expected whole numbers above 0")
+    return setting
+
+
+def _design(given: dict[str, Any], setting: Setting) -> Design:
+    only = given["form"]["only"]
+    form = Form(**given["form"] | {"only": None if only is None else tuple(only)})
+    columns = _places(given["columns"], len(setting.features))
+    modalities = _places(given["modalities"], len(MODALITIES))
+    count, knots = len(columns), len(QUANTILES) if form.curved else 0
+    if not (columns and modalities):
+        raise ValueError("no columns or no modalities")
+    scale_F = _numbers(given["scale_F"], count)
+    if scale_F.min() <= 0:
+        raise ValueError(f"a scale of {scale_F.min()}")
+    return Design(
+        form=form,
+        columns=columns,
+        names=tuple(setting.features[one] for one in columns),
         mean_F=_numbers(given["mean_F"], count),
-        scale_F=_numbers(given["scale_F"], count),
-        knots_FH=knots_FH,
-        flags=_whole_numbers(given["flags"], count),
-        modalities=_whole_numbers(given["modalities"], len(MODALITIES)),
-        expected_MF=_numbers(np.ravel(given["expected_MF"]), len(given["modalities"]) * count)
-        .astype(bool)
-        .reshape(-1, count),
-    )
-    setting |= {name: tuple(setting[name]) for name in ("features", "levels")}
-    inputs = len(design.input_names(MODALITIES))
-    intercept = _numbers([values["intercept"]], 1)
-    return RelevanceModel(
-        Setting(**setting), design, _numbers(values["weights"], inputs), float(intercept[0])
+        scale_F=scale_F,
+        knots_FH=_numbers(given["knots_FH"], count, knots),
+        flags=_places(given["flags"], count),
+        modalities=modalities,
+        expected_MF=_numbers(given["expected_MF"], len(modalities), count).astype(bool),
     )
 
 
-def _numbers(values: Sequence[Any] | np.ndarray, count: int) -> np.ndarray:
+def _numbers(values: Sequence[Any], *shape: int) -> np.ndarray:
     found = np.array(values, np.float64)
-    if found.shape != (count,) or not np.isfinite(found).all():
-        raise ValueError(f"{found.shape} numbers where {count} finite ones belong")
+    if found.shape != shape or not np.isfinite(found).all():
+        raise ValueError(f"numbers of shape {found.shape} where finite ones of shape {shape} belong")
     return found
 
 
-def _whole_numbers(values: Sequence[Any], limit: int) -> tuple[int, ...]:
-    if not all(isinstance(one, int) and 0 <= one < limit for one in values):
-        raise ValueError(f"{values!r} where whole numbers from 0 to {limit - 1} belong")
-    return tuple(values)
+def _places(values: Sequence[Any], limit: int) -> tuple[int, ...]:
+    found = tuple(values)
+    if not all(type(one) is int and 0 <= one < limit for one in found) or list(found) != sorted(set(found)):
+        raise ValueError(f"{values!r} where ascending whole numbers from 0 to {limit - 1} belong")
+    return found

@@ -21,11 +21,11 @@ from encoders.evaluation.entrants import Entrant, check_same_catalogue
 from encoders.evaluation.entrants import Setting as Place
 from encoders.evaluation.narrowing import Narrowing
 from encoders.evaluation.results import MAIN
-from encoders.loading import cache_folder
+from encoders.loading import COMPACT, TINY_MLLM, cache_folder
 from encoders.precision import pick_device
 from encoders.queries import unknown_items
 from encoders.relevance.asked import as_numbers, id_columns
-from encoders.relevance.features import COSINE, PairFeatures
+from encoders.relevance.features import COSINE, PairFeatures, feature_names
 from encoders.relevance.item_vectors import item_vectors
 from encoders.relevance.model import RelevanceModel
 from encoders.relevance.query_vectors import QueryWindow, query_windows
@@ -74,8 +74,9 @@ def score_relevance(config: ScoreRelevanceConfig) -> dict[str, Any]:
 
     Returns:
         `rows`, and how many of them have an unknown item (`unknown_items`), an empty query
-        (`empty_queries`) or an untrained modality (`unknown_modality`); whether the catalogue is that of the
-        training (`same_catalogue`); `seconds` in all, and `pairs_per_second` once the catalogue is encoded.
+        (`empty_queries`) or an untrained modality (`unknown_modality`); how many pictures, of queries
+        and items, could not be used (`broken_images`); whether the catalogue is that of the training
+        (`same_catalogue`); `seconds` in all, and `pairs_per_second` once the catalogue is encoded.
 
     Raises:
         UserError: no usable model, another encoder than that of the training, tables that do not fit, most
@@ -83,7 +84,7 @@ def score_relevance(config: ScoreRelevanceConfig) -> dict[str, Any]:
     """
     started = time.perf_counter()
     _check_output(config)
-    model = RelevanceModel.load(config.model)
+    model = _model(config.model)
     pairs, items = open_table(config.pairs, SEARCHES), open_table(config.items, ITEMS)
     ids = items.read(["item_id"]).column("item_id")
     unknown_items(pairs, ids)
@@ -100,6 +101,7 @@ def score_relevance(config: ScoreRelevanceConfig) -> dict[str, Any]:
     ended = time.perf_counter()
     return {
         **counts,
+        "broken_images": worker.preparer.broken.to_dict()["count"],
         "same_catalogue": items.fingerprint() == model.setting.items_fingerprint,
         "seconds": ended - started,
         "pairs_per_second": counts["rows"] / (ended - ready),
@@ -136,6 +138,13 @@ class _Scorer:
         return pa.table([rows, ids, *values], schema=_SCORES)
 
 
+def _model(run: str) -> RelevanceModel:
+    model = RelevanceModel.load(run)
+    if model.setting.features != feature_names(model.setting.levels):
+        raise UserError(f"{run}: its model takes other features than this version makes; train it again")
+    return model
+
+
 def _entrant(config: ScoreRelevanceConfig, model: RelevanceModel, items: Table) -> Entrant:
     """The encoder, which has to be that of the training, at the width of the training.
 
@@ -143,6 +152,11 @@ def _entrant(config: ScoreRelevanceConfig, model: RelevanceModel, items: Table) 
         UserError: it is not, or cannot be opened.
     """
     setting, name = model.setting, config.encoder or model.setting.encoder
+    if config.encoder is None and name not in (COMPACT, TINY_MLLM) and not Path(name).exists():
+        raise UserError(
+            f"--model {config.model}: was trained with the encoder {name}, which is not there; name where it "
+            "lies now with --encoder"
+        )
     place = Place(items, pick_device(config.device), cache_folder(config.cache))
     option = f"--encoder {name}" if config.embeddings is None else f"--embeddings {config.embeddings}"
     entrant = Entrant.of(MAIN, option, name, config.embeddings, place)
@@ -154,8 +168,8 @@ def _entrant(config: ScoreRelevanceConfig, model: RelevanceModel, items: Table) 
         )
     if entrant.dim < setting.dim or (config.embeddings is not None and entrant.dim != setting.dim):
         raise UserError(
-            f"--embeddings {config.embeddings}: its vectors have {entrant.dim} dimensions, those of the "
-            f"training {setting.dim}; export it with --dim {setting.dim}"
+            f"{option}: its vectors have {entrant.dim} dimensions, those of the training {setting.dim}; give "
+            f"--embeddings that were exported with --dim {setting.dim}, or none"
         )
     worker = entrant.worker
     assert worker is not None

@@ -93,7 +93,7 @@ def train_relevance(config: RelevanceConfig) -> dict[str, Any]:
     training = _Training(config)
     inputs = training.fingerprints()
     with open_run(Path(config.out), COMMAND, asdict(config), inputs, seed=config.seed) as run:
-        return training.write(run)
+        return training.write(run, inputs)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class _Training:
             found["embeddings"] = self.entrant.embeddings.fingerprint
         return found
 
-    def write(self, run: Run) -> dict[str, Any]:
-        """Do all of it; returns the metrics."""
+    def write(self, run: Run, inputs: Mapping[str, str]) -> dict[str, Any]:
+        """Do all of it; returns the metrics. The page tells the fingerprints `inputs`."""
         items = item_vectors(self.items, self.entrant)
         features = PairFeatures(items)
         train, test = self._searches(self.train, items, "training"), self._searches(self.test, items, "test")
@@ -175,7 +175,7 @@ class _Training:
         run.save_metrics(metrics)
         write_pairs(run.path, scored, test.window.row_Q, items.ids)
         report = relevance_report(metrics, scored, test.window, self.test, self.items)
-        add_provenance(report, asdict(self.config))
+        add_provenance(report, asdict(self.config), inputs)
         report.save(run.path / "report.html")
         return metrics
 
@@ -243,12 +243,12 @@ def _scored(
     """The test pairs that can be scored, and how many queries cannot: their modality was not learnt."""
     familiar_P = fitted.model.is_familiar(asked.modality_P)
     left_out = len(np.unique(asked.pairs.query_P[~familiar_P]))
-    if not familiar_P.any():
-        raise UserError(
-            "--test: its queries show other modalities (pictures, words, both) than those of --searches, so "
-            "that nothing learnt applies to them"
-        )
     pairs = asked.pairs[familiar_P]
+    if len(np.unique(pairs.label_P)) < 2:
+        raise UserError(
+            "--test: queries that show what those of --searches show (pictures, words, both) have not both "
+            "taken and other items, so that nothing can be measured; add such searches"
+        )
     feature_PF, modality_P = asked.feature_PF[familiar_P], asked.modality_P[familiar_P]
     cosine_P = np.nan_to_num(feature_PF[:, fitted.model.setting.features.index(COSINE)])
     relevance_P, cosine_relevance_P = (one.model(feature_PF, modality_P) for one in (fitted, alone))
@@ -269,7 +269,8 @@ def _counts(learnt: _Labelled) -> dict[str, Any]:
 
 
 def _mean_cosine(labelled: _Labelled) -> float:
-    return float(np.nanmean(labelled.feature_PF[labelled.pairs.label_P, 0]))
+    # As everywhere, an item that shows nothing has a cosine of 0.
+    return float(np.nan_to_num(labelled.feature_PF[labelled.pairs.label_P, 0]).mean())
 
 
 def _unknown(unknown: Unknown) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class IndexRecord:
 
 def rebuild(kind: str = "KIND") -> str:
     """What to do about an index that cannot be used."""
-    return f"build it again: `moonrec index --kind {kind}`"
+    return f"make another: `moonrec index --model RUN --kind {kind} -o INDEX`, for --index"
 
 
 def write_record(folder: Path, record: IndexRecord) -> None:
