@@ -281,7 +281,7 @@ def test_mistakes_are_one_line_and_leave_the_old_output(shop: Shop, tmp_path: Pa
         ((*plain, "-o", tmp_path / "file" / "x.parquet", "--images", "none"), "cannot be written"),
         ((*plain, "-o", out, "--min-agreement", 1.5), "1.5"),
         ((*plain, "-o", out, "--sheet", shop.items), f"--sheet {shop.items}: lies in the input"),
-        ((*plain, "-o", out, "--sheet", tmp_path / "file" / "x.png"), "x.png: cannot be written"),
+        ((*plain, "-o", out, "--sheet", tmp_path / "file" / "x.png"), "cannot be written (file exists)"),
         ((*plain, "-o", out, "--sheet", "/proc/x.png"), "--sheet /proc/x.png: cannot be written"),
         ((*plain, "-o", "/proc/x"), "-o /proc/x: cannot be written"),
         ((*plain, "-o", "x" * 300), "-o xxx"),
