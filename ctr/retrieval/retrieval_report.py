@@ -100,7 +100,7 @@ def _add_methods(report: Report, metrics: Mapping[str, Any]) -> None:
     if "seeds" in metrics:
         report.table(
             [{"seed": one["seed"], **_values(one["test"], _COLUMNS)} for one in metrics["seeds"]],
-            "the model's test metrics per seed; the first one is saved, and judged against the baselines",
+            "the model's test metrics per seed; the first one is saved",
         )
 
 
@@ -134,7 +134,7 @@ def _add_differences(report: Report, differences: _Lines) -> None:
         line[_label(one["metric"])] = difference_text(one)
     report.table(
         list(lines.values()),
-        "the model minus a baseline; 95 % intervals by paired bootstrap over users, of this trained model",
+        "the model minus a baseline; 95 % intervals by paired bootstrap over users, means over the seeds",
     )
 
 
