@@ -168,7 +168,7 @@ def load_ctr(
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the model is incomplete or damaged ({error}); {_MEND}") from error
     _check_sizes(folder, settings, vocabulary, state)
-    _check_finite(folder, state)
+    check_finite(folder / _WEIGHTS, state)
     sets = [
         open_saved_sets(run, option, saved, given, allow_other_embeddings)
         for option, saved, given in (
@@ -193,10 +193,12 @@ def _check_sizes(
         )
 
 
-def _check_finite(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """A weight that is no number makes scores of it that are none."""
+def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no numbers: what is computed with them is none, either.
+
+    Raises:
+        UserError: names the file and the weights.
+    """
     for name, value in state.items():
         if not torch.isfinite(value).all():
-            raise UserError(
-                f"{folder / _WEIGHTS}: {name} holds NaN or an infinite number; the model is damaged, {_MEND}"
-            )
+            raise UserError(f"{path}: {name} holds NaN or an infinite number; the model is damaged, {_MEND}")

@@ -62,7 +62,7 @@ def drawn_batch(negatives: Negatives, step: int, histories: list[list[int]] | No
     uniform_M, number_B = negatives.draw(step, ROWS)
     assert number_B.sum() == len(uniform_M)
     code_C = np.concatenate([target_B, uniform_M])
-    return batch_of(code_C, ROWS, histories, negatives.log_expected(ROWS)[code_C])
+    return batch_of(code_C, ROWS, histories, negatives.log_expected(code_C, ROWS))
 
 
 def popular(uniform_share: float, seed: int = 0) -> Negatives:
@@ -134,7 +134,7 @@ def test_the_draws_estimate_the_sum_over_all_items_without_bias(uniform_share: f
     for step in range(1_000):
         batch = drawn_batch(negatives, step)
         code_C = torch.cat([torch.tensor([target]), batch.code_C[1:]])
-        one_row = batch_of(code_C.numpy(), 1, [history], negatives.log_expected(ROWS)[code_C.numpy()])
+        one_row = batch_of(code_C.numpy(), 1, [history], negatives.log_expected(code_C.numpy(), ROWS))
         loss, _ = softmax(user_1D, table_ID[code_C], one_row)
         sums.append(loss.exp().item() - 1)
     exact = full_softmax(user_1D, table_ID, torch.tensor([target]), [history], softmax)
@@ -202,6 +202,6 @@ def test_expected_counts_are_the_mean_counts_of_the_draws() -> None:
     counts = np.zeros(ITEMS)
     for step in range(2_000):
         counts += np.bincount(drawn_batch(negatives, step).code_C[1:], minlength=ITEMS)
-    expected_C = np.exp(negatives.log_expected(ROWS))
+    expected_C = np.exp(negatives.log_expected(np.arange(ITEMS), ROWS))
     np.testing.assert_allclose(counts[:-2] / 2_000, expected_C[:-2], rtol=0.15)
     assert counts[-2:].tolist() == [0, 0]

@@ -107,7 +107,6 @@ def training_batch(
         unknown: which ids this step takes for unknown; None: none of them.
     """
     drawn_M, number_B = negatives.draw(step, len(rows_B))
-    log_count = negatives.log_expected(len(rows_B))
     offset_B1 = np.append(0, np.cumsum(number_B))
     own = np.arange(part, len(rows_B), parts)
     position_M, own_offset_B1 = gather_ranges(offset_B1[own], offset_B1[own + 1])
@@ -124,7 +123,7 @@ def training_batch(
         code_C,
         np.diff(own_offset_B1) + 1,
         target_B,
-        log_count[code_C],
+        negatives.log_expected(code_C, len(rows_B)),
         parts / len(rows_B),
         local,
         unknown,

@@ -7,12 +7,13 @@ Large Corpus Item Recommendations"). A share of uniform draws over all trained i
 ones, too (mixed negative sampling; Yang et al. 2020). Items that training never saw are never negatives:
 nothing can be known of them yet.
 
-Legend: C items by their code, M uniform draws of a step, B rows of a step.
+Legend: C items by their code, M uniform draws of a step, K items, B rows of a step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +62,21 @@ class Negatives:
         places = np.arange(rows + 1) * wanted // rows
         return self.code_T[random.integers(0, len(self.code_T), wanted)], np.diff(places)
 
-    def log_expected(self, rows: int) -> NDArray[np.float32]:
-        """log of how many times each item is expected among a row's negatives, (C,) float32.
+    def log_expected(self, code_K: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
+        """log of how many times items are expected among a row's negatives, (K,) float32.
 
-        They are the targets of the other rows and the uniform draws. Items that are never drawn: 0.
+        They are the targets of the other rows and the uniform draws.
+
+        Args:
+            code_K: items that training knows: the catalogue may be far larger than a step's candidates.
+            rows: of the step.
         """
-        share_C = self.taken_C / max(1, int(self.taken_C.sum()))
-        expected_C = (rows - 1) * share_C
-        expected_C[self.code_T] += self._uniform(rows) / max(1, len(self.code_T))
-        return np.log(np.where(expected_C > 0, expected_C, 1.0)).astype(np.float32)
+        expected_K = (rows - 1) * (self.taken_C[code_K] / self._targets)
+        return np.log(expected_K + self._uniform(rows) / len(self.code_T)).astype(np.float32)
+
+    @cached_property
+    def _targets(self) -> int:
+        return int(self.taken_C.sum())
 
     def _uniform(self, rows: int) -> int:
         return round(rows * self.uniform_share / (1 - self.uniform_share))

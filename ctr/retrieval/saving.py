@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -33,6 +32,7 @@ from ctr.retrieval.data import RetrievalVocabulary, encoder_of
 from ctr.retrieval.model import RetrievalShape, TwoTowers
 from ctr.retrieval.user_sample import FILE as SAMPLE
 from ctr.saved_embeddings import open_saved_sets
+from ctr.saving import check_finite
 from moonrec.atomic import atomic_file, write_json
 from moonrec.embedding_set import EmbeddingSet
 from moonrec.errors import UserError
@@ -205,9 +205,7 @@ def load_retrieval(
         state = load_file(folder / _WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: the model is incomplete or damaged ({error}); {_MEND}") from error
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise UserError(f"{folder / _WEIGHTS}: {name} holds NaN or an infinite number; {_MEND}")
+    check_finite(folder / _WEIGHTS, state)
     _check_users(folder, settings, vocabulary, state)
     saved = {} if settings.embeddings is None else {_SET: settings.embeddings}
     given = None if embeddings is None else str(embeddings)
