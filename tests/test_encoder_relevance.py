@@ -12,19 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from encoder_helpers import Shop, busy_encoder, picture, write_table
+from encoder_helpers import Shop, picture, write_table
+from relevance_case import MODEL, changed, exported, saved_encoder, with_nan
 
-from encoders.export import ExportConfig, export
 from encoders.relevance.score import ScoreRelevanceConfig, score_relevance
 from encoders.relevance.terminal import terminal_lines
 from encoders.relevance.train import RelevanceConfig, train_relevance
-from moonrec.embedding_set import EmbeddingSet, EmbeddingSetWriter
+from moonrec.embedding_set import EmbeddingSetWriter
 from moonrec.errors import UserError
 from moonrec.metrics import gauc
 
 pytest_plugins = ["encoder_fixtures"]
-
-MODEL = Path("model") / "relevance.json"
 
 
 def config(shop: Shop, encoder: Path, place: Path, /, **options: Any) -> RelevanceConfig:
@@ -45,9 +43,7 @@ def scoring(shop: Shop, run: Path, out: Path, **options: Any) -> ScoreRelevanceC
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("relevance") / "encoder"
-    busy_encoder().save_pretrained(out)
-    return out
+    return saved_encoder(tmp_path_factory.mktemp("relevance") / "encoder")
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +56,7 @@ def run(shop: Shop, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def embeddings(shop: Shop, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("relevance") / "set"
-    export(ExportConfig(encoder=str(encoder), items=shop.items, out=str(out), cache=shop.cache, device="cpu"))
-    return out
-
-
-def changed(path: str, out: Path, **columns: Any) -> str:
-    """A copy of a table with other columns; None drops one."""
-    table = pq.read_table(path)
-    for name, values in columns.items():
-        if name in table.column_names:
-            table = table.drop_columns([name])
-        if values is not None:
-            table = table.append_column(name, pa.array(values, pa.string()))
-    pq.write_table(table, out)
-    return str(out)
+    return exported(shop, encoder, tmp_path_factory.mktemp("relevance") / "set")
 
 
 def test_a_run_tells_everything_beside_the_cosine(run: Path) -> None:
@@ -254,13 +236,7 @@ def test_scoring_refuses_what_it_was_not_trained_with_and_vectors_that_are_not_f
         (other / MODEL).write_text(json.dumps(found | {"setting": found["setting"] | change}))
         with pytest.raises(UserError, match=message):
             score_relevance(scoring(shop, other, tmp_path / "out.parquet"))
-    matrix = EmbeddingSet.open(embeddings)
-    broken = tmp_path / "broken"
-    shutil.copytree(embeddings, broken)
-    content = bytearray((broken / "vectors.arrow").read_bytes())
-    place = content.index(matrix.matrix()[7].tobytes())
-    content[place : place + 2] = np.float16(np.nan).tobytes()
-    (broken / "vectors.arrow").write_bytes(content)
+    broken = with_nan(embeddings, tmp_path / "broken")
     with pytest.raises(UserError, match="not finite"):
         score_relevance(scoring(shop, run, tmp_path / "out.parquet", embeddings=str(broken)))
     assert not (tmp_path / "out.parquet").exists()

@@ -83,8 +83,8 @@ def score_relevance(config: ScoreRelevanceConfig) -> dict[str, Any]:
             items unknown, or an output that cannot be written.
     """
     started = time.perf_counter()
-    _check_output(config)
     model = _model(config.model)
+    _check_output(config, model)
     pairs, items = open_table(config.pairs, SEARCHES), open_table(config.items, ITEMS)
     ids = items.read(["item_id"]).column("item_id")
     unknown_items(pairs, ids)
@@ -177,8 +177,10 @@ def _entrant(config: ScoreRelevanceConfig, model: RelevanceModel, items: Table) 
     return replace(entrant, worker=worker.at(setting.dim), narrowing=Narrowing(setting.dim))
 
 
-def _check_output(config: ScoreRelevanceConfig) -> None:
+def _check_output(config: ScoreRelevanceConfig, model: RelevanceModel) -> None:
     if Path(config.out).is_dir():
         raise UserError(f"-o {config.out}: is a folder; expected the name of a Parquet file to write")
     inputs = [(f"--{name}", getattr(config, name)) for name in ("model", "pairs", "items", "embeddings")]
-    refuse_inside_inputs(config.out, [*inputs, ("--encoder", folder_or_none(config.encoder))])
+    # The training's encoder is read, too, where none is named.
+    encoder = config.encoder or model.setting.encoder
+    refuse_inside_inputs(config.out, [*inputs, ("--encoder", folder_or_none(encoder))])
