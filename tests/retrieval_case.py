@@ -16,7 +16,7 @@ from ctr.retrieval.config import RetrievalConfig
 from ctr.retrieval.data import RetrievalData, load_data, open_inputs
 from ctr.retrieval.model import TwoTowers
 from ctr.retrieval.saving import RetrievalSettings, build_model
-from ctr.retrieval.train_seed import fit_towers
+from ctr.retrieval.start import fit_start
 from moonrec.embedding_set import EmbeddingSetWriter
 
 TASTES, DIMENSION = 6, 12
@@ -125,5 +125,5 @@ def model_of(data: RetrievalData, dim: int = 16, history: int = 20, seed: int = 
     """A model before its first step, fitted to the training targets."""
     settings = RetrievalSettings(8, dim, history, True, seed, None)
     model = build_model(settings, data.vocabulary, data.frozen)
-    fit_towers(model, data, seed)
+    fit_start(model, data, seed)
     return model.eval()

@@ -26,8 +26,8 @@ from ctr.retrieval.loop import RetrievalEngine
 from ctr.retrieval.model import RetrievalTask, TwoTowers
 from ctr.retrieval.negatives import Negatives
 from ctr.retrieval.saving import RetrievalSettings, build_model
+from ctr.retrieval.start import fit_start
 from ctr.retrieval.train import train_retrieval
-from ctr.retrieval.train_seed import fit_towers
 
 Trained = tuple[list[float], dict[str, torch.Tensor]]
 STEPS, SIZE, SEED = 12, 100, 3
@@ -49,7 +49,7 @@ def data(inputs: dict[str, Any]) -> RetrievalData:
 
 def fitted(data: RetrievalData, device: str = "cpu") -> TwoTowers:
     model = build_model(RetrievalSettings(8, 16, 20, True, SEED, None), data.vocabulary, data.frozen, device)
-    fit_towers(model, data, SEED)
+    fit_start(model, data, SEED)
     return model
 
 
@@ -58,7 +58,9 @@ def batches(data: RetrievalData, local: bool) -> Iterator[list[BuildBatch]]:
     order = RowOrder(len(data.train), epochs=9, batch_size=SIZE, seed=(SEED,))
     for step, rows_B in enumerate(order.batches(0, STEPS)):
         unknown = UnknownIds(0.1, SEED, step)
-        build = partial(training_batch, data.train, rows_B, data.items, negatives, step=step)
+        build = partial(
+            training_batch, data.train, rows_B, data.items, negatives, step=step, mask_history=True
+        )
         yield [partial(build, local=local, unknown=unknown)]
 
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ctr.data.batch import jagged_behaviours
 from ctr.data.ragged import Ragged
 from ctr.retrieval.batch import RetrievalBatch, item_batch
 from ctr.retrieval.catalogue import ItemInputs
@@ -28,12 +27,10 @@ def batch_of(
     histories: list[list[int]] | None = None,
     log_count_C: np.ndarray | None = None,
 ) -> RetrievalBatch:
-    """Rows whose targets are the first candidates."""
-    histories = histories or [[] for _ in range(rows)]
-    offset_B1 = np.append(0, np.cumsum([len(history) for history in histories])).astype(np.int64)
-    code_U, place_N = np.unique(
-        np.array([code for history in histories for code in history], np.int64), return_inverse=True
-    )
+    """Rows whose targets are the first candidates; `histories` are what may not be a negative."""
+    histories = histories or []
+    had_row_K = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    had_code_K = np.array([code for history in histories for code in history], np.int64)
     nothing_C = np.zeros(int(code_C.max()) + 1, np.int64)
     items = ItemInputs(
         nothing_C, nothing_C, Ragged(np.zeros(0, np.int64), np.zeros(len(nothing_C) + 1, np.int64))
@@ -41,9 +38,8 @@ def batch_of(
     log_count_C = np.zeros(len(code_C)) if log_count_C is None else log_count_C
     return replace(
         item_batch(items, code_C.astype(np.int64)),
-        items=jagged_behaviours(np.zeros_like(place_N), offset_B1),
-        code_U=torch.from_numpy(code_U),
-        place_N=torch.from_numpy(place_N),
+        had_row_K=torch.from_numpy(had_row_K),
+        had_code_K=torch.from_numpy(had_code_K),
         log_count_C=torch.from_numpy(log_count_C).float(),
         target_B=torch.arange(rows),
         loss_scale=1 / rows,
@@ -78,15 +74,14 @@ def test_the_loss_is_that_of_its_formula_row_by_row(data: st.DataObject) -> None
     rows = data.draw(st.integers(1, 6))
     code_C = np.array(data.draw(st.lists(code, min_size=rows, max_size=rows + 8)))
     histories = data.draw(st.lists(st.lists(code, max_size=4), min_size=rows, max_size=rows))
-    mask = data.draw(st.booleans())
     log_count_C = np.random.default_rng(0).normal(size=len(code_C))
-    softmax = SampledSoftmax(mask)
+    softmax = SampledSoftmax()
     user_BD, item_CD = vectors(rows), vectors(len(code_C), 1)
     loss, first_B = softmax(user_BD, item_CD, batch_of(code_C, rows, histories, log_count_C))
     logit_BC = (2 * user_BD @ item_CD.t() / softmax.temperature).detach().double().numpy()
     expected, first = [], []
     for row in range(rows):
-        hidden = {int(code_C[row]), *(histories[row] if mask else [])}
+        hidden = {int(code_C[row]), *histories[row]}
         others = [
             logit_BC[row, at] - log_count_C[at] for at in range(len(code_C)) if code_C[at] not in hidden
         ]
@@ -113,7 +108,7 @@ def full_softmax(
 def test_with_many_draws_loss_and_gradients_are_those_of_the_full_softmax() -> None:
     histories = [[row % 7, (3 * row) % 38] for row in range(ROWS)]
     batch = drawn_batch(popular(0.9995), 0, histories)
-    softmax = SampledSoftmax(mask_history=True)
+    softmax = SampledSoftmax()
     user_BD, table_ID = vectors(ROWS).requires_grad_(), vectors(ITEMS, 1).requires_grad_()
     sampled, _ = softmax(user_BD, table_ID[batch.code_C], batch)
     full = full_softmax(user_BD, table_ID, batch.code_C[:ROWS], histories, softmax)
@@ -127,7 +122,7 @@ def test_with_many_draws_loss_and_gradients_are_those_of_the_full_softmax() -> N
 @pytest.mark.parametrize("uniform_share", [0.0, 0.5])
 def test_the_draws_estimate_the_sum_over_all_items_without_bias(uniform_share: float) -> None:
     """Of row 0, over many steps; popular items are in most steps, rare ones in few."""
-    negatives, softmax = popular(uniform_share), SampledSoftmax(mask_history=True)
+    negatives, softmax = popular(uniform_share), SampledSoftmax()
     user_1D, table_ID = vectors(1), vectors(ITEMS, 1)
     target, history = 5, [3, 8]
     sums = []
@@ -146,7 +141,7 @@ def test_the_draws_estimate_the_sum_over_all_items_without_bias(uniform_share: f
 @pytest.mark.parametrize(("corrected", "slope"), [(True, 1.0), (False, 0.0)])
 def test_popular_items_are_pushed_down_without_the_correction(corrected: bool, slope: float) -> None:
     """Nothing but popularity is to be learnt: the best logits are log p; uncorrected ones are flat."""
-    negatives, softmax = popular(0.0), SampledSoftmax(mask_history=False)
+    negatives, softmax = popular(0.0), SampledSoftmax()
     user_BD = torch.ones(ROWS, 1) * softmax.temperature.item() / 2
     logit_ID = torch.zeros(ITEMS, 1, requires_grad=True)
     optimizer = torch.optim.Adam([logit_ID], lr=0.05)
@@ -168,18 +163,16 @@ def test_hidden_candidates_have_no_influence() -> None:
     """The target's item once more at 2, an item of the history at 3; 1 and 4 are others."""
     batch = batch_of(np.array([6, 1, 6, 2, 3]), 1, [[2, 2, 9]])
     user_BD, item_CD = vectors(1).requires_grad_(), vectors(5, 1).requires_grad_()
-    loss, _ = SampledSoftmax(True)(user_BD, item_CD, batch)
+    loss, _ = SampledSoftmax()(user_BD, item_CD, batch)
     (gradient_CD,) = torch.autograd.grad(loss, [item_CD])
     assert gradient_CD.abs().sum(dim=1).gt(0).tolist() == [True, True, False, False, True]
     changed_CD = item_CD.detach().clone()
     changed_CD[[2, 3]] = vectors(2, 7)
-    assert torch.equal(SampledSoftmax(True)(user_BD, changed_CD, batch)[0], loss)
-    # Where repeats are candidates, histories are negatives, too.
-    assert not torch.equal(SampledSoftmax(False)(user_BD, changed_CD, batch)[0], loss)
+    assert torch.equal(SampledSoftmax()(user_BD, changed_CD, batch)[0], loss)
 
 
 def test_a_batch_without_a_single_negative_has_finite_gradients() -> None:
-    softmax = SampledSoftmax(mask_history=True)
+    softmax = SampledSoftmax()
     user_BD, item_CD = vectors(4).requires_grad_(), vectors(4, 1).requires_grad_()
     loss, first_B = softmax(user_BD, item_CD, batch_of(np.full(4, 3), 4, [[1], [], [2], []]))
     gradients = torch.autograd.grad(loss, [user_BD, item_CD, softmax.log_temperature])
@@ -189,7 +182,7 @@ def test_a_batch_without_a_single_negative_has_finite_gradients() -> None:
 
 
 def test_the_temperature_stays_within_its_bounds() -> None:
-    softmax = SampledSoftmax(mask_history=True)
+    softmax = SampledSoftmax()
     for given_log, bound in ((-50.0, 0.02), (50.0, 1.0)):
         with torch.no_grad():
             softmax.log_temperature.fill_(given_log)

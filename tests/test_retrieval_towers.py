@@ -17,7 +17,7 @@ from ctr.retrieval.catalogue import ItemInputs
 from ctr.retrieval.content_mean import history_means
 from ctr.retrieval.data import RetrievalData
 from ctr.retrieval.model import TwoTowers
-from ctr.retrieval.towers import POPULARITY, START
+from ctr.retrieval.towers import POPULARITY
 from ctr.retrieval.vectors import item_vectors, user_vectors
 
 CONTEXT = {"categorical": ("device",), "numeric": ("spent",)}
@@ -87,7 +87,8 @@ def popularity(data: RetrievalData) -> np.ndarray:
 
 def test_before_training_a_score_is_the_history_s_mean_and_popularity(data: RetrievalData) -> None:
     model = model_of(data, dim=DIM)
-    expected = (centred_cosines(data) + np.tanh(START * popularity(data))) / 2
+    strength, taken = model.towers.log_strength.exp().item(), model.towers.taken_weight.item()
+    expected = (strength * centred_cosines(data) + np.tanh(taken * popularity(data))) / 2
     scores = user_vectors(model, data.test.rows, data.items) @ catalogue_vectors(model, data).T
     alike = [np.corrcoef(one, other)[0, 1] for one, other in zip(scores, expected, strict=True)]
     assert np.mean(alike) > 0.98

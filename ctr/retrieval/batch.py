@@ -3,8 +3,8 @@
 Candidates stand row by row: a row's target, then the uniform draws that came with it. So all look-ups are
 jagged features of one KeyedJaggedTensor with a row per request, which TorchRec can shard and pipeline.
 
-Legend: B rows, N behaviours, U distinct items among them, C candidates, P category paths of candidates, F
-numbers.
+Legend: B rows, N behaviours, U distinct items among them, C candidates, P category paths of candidates, K
+pairs of a row and an item that its user had, F numbers, I items by their code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from ctr.data.batch import Behaviours, jagged_behaviours, keyed, map_tensors
-from ctr.data.history import gather_ranges
+from ctr.data.history import EventStore, gather_ranges
 from ctr.data.impressions import Impressions
 from ctr.data.unknown_ids import UnknownIds
 from ctr.layers.id_embeddings import CANDIDATE, CATEGORY, HISTORY, USER
@@ -41,7 +41,7 @@ class RetrievalBatch(Pipelineable):
         local_offsets: (B + 1,) per multi-valued context column of `local`.
         items: the behaviours.
         numeric_BF: normalised numbers of the context; None without any.
-        code_U, frozen_U: distinct items among the behaviours, by code, and their rows in the frozen vectors.
+        frozen_U: rows in the frozen vectors of the distinct items among the behaviours.
         place_N: which of them each behaviour is on.
         frozen_C: rows of the candidates in the frozen vectors, int64, 0 = not covered.
         category_offset_C1: (C + 1,) where each candidate's category paths begin.
@@ -49,6 +49,7 @@ class RetrievalBatch(Pipelineable):
         trained_C: their rows in the trained table, int64, 0 = unknown.
         log_count_C: log of how many times a step is expected to draw the candidate's item, float32.
         target_B: which candidate each row's target is.
+        had_row_K, had_code_K: rows, and codes of candidates (of any process) that their users had before.
         loss_scale: what the sum of the rows' losses is multiplied by.
     """
 
@@ -58,7 +59,6 @@ class RetrievalBatch(Pipelineable):
     local_offsets: dict[str, Tensor] | None
     items: Behaviours
     numeric_BF: Tensor | None
-    code_U: Tensor
     frozen_U: Tensor
     place_N: Tensor
     frozen_C: Tensor
@@ -67,6 +67,8 @@ class RetrievalBatch(Pipelineable):
     trained_C: Tensor
     log_count_C: Tensor
     target_B: Tensor
+    had_row_K: Tensor
+    had_code_K: Tensor
     loss_scale: float = 1.0
 
     def to(self, device: torch.device, non_blocking: bool = False) -> RetrievalBatch:
@@ -89,6 +91,7 @@ def training_batch(
     negatives: Negatives,
     *,
     step: int,
+    mask_history: bool,
     part: int = 0,
     parts: int = 1,
     local: bool = True,
@@ -102,6 +105,7 @@ def training_batch(
         items: what the item tower reads.
         negatives: draws, and tells the expected counts.
         step: decides the draws.
+        mask_history: whether what a row's user had before is none of its negatives.
         part, parts: of several processes, which one's rows these are to be.
         local: for look-ups in unsharded tables rather than by TorchRec.
         unknown: which ids this step takes for unknown; None: none of them.
@@ -116,7 +120,7 @@ def training_batch(
     is_target_C[target_B] = True
     code_C[is_target_C] = rows.item_R[rows_B[own]]
     code_C[~is_target_C] = drawn_M[position_M]
-    return _batch(
+    batch = _batch(
         rows,
         rows_B[own],
         items,
@@ -128,6 +132,14 @@ def training_batch(
         local,
         unknown,
     )
+    if mask_history:
+        # Of all processes: they share their candidates.
+        offered_I = np.zeros(len(items.trained_C), bool)
+        offered_I[rows.item_R[rows_B]] = True
+        offered_I[drawn_M] = True
+        had = had_pairs(rows.store, rows.start_R[rows_B[own]], rows.end_R[rows_B[own]], offered_I)
+        batch.had_row_K, batch.had_code_K = (torch.from_numpy(values) for values in had)
+    return batch
 
 
 def user_batch(rows: Impressions, rows_B: NDArray[np.int64], items: ItemInputs) -> RetrievalBatch:
@@ -151,7 +163,6 @@ def item_batch(items: ItemInputs, code_C: NDArray[np.int64]) -> RetrievalBatch:
         local_offsets={},
         items=Behaviours(nothing, torch.zeros(1, dtype=torch.int64), nothing),
         numeric_BF=None,
-        code_U=nothing,
         frozen_U=nothing,
         place_N=nothing,
         frozen_C=torch.from_numpy(items.frozen_C[code_C]),
@@ -160,6 +171,8 @@ def item_batch(items: ItemInputs, code_C: NDArray[np.int64]) -> RetrievalBatch:
         trained_C=torch.from_numpy(items.trained_C[code_C]),
         log_count_C=torch.zeros(len(code_C)),
         target_B=nothing,
+        had_row_K=nothing,
+        had_code_K=nothing,
     )
 
 
@@ -201,7 +214,7 @@ def _batch(
         if not taken.single:
             lengths[name], offsets[name] = np.diff(taken.offsets_R1), torch.from_numpy(taken.offsets_R1)
     plain = {name: torch.from_numpy(np.asarray(v, np.int64)) for name, v in (found | context).items()}
-    numeric = rows.numeric_RF
+    numeric, nothing = rows.numeric_RF, torch.zeros(0, dtype=torch.int64)
     code_U, place_N = np.unique(code_N, return_inverse=True)
     return RetrievalBatch(
         ids=None if local else keyed(found, lengths, len(rows_B)),
@@ -210,7 +223,6 @@ def _batch(
         local_offsets=offsets if local else None,
         items=jagged_behaviours(items.frozen_C[code_N], offset_B1),
         numeric_BF=None if numeric is None else torch.from_numpy(numeric[rows_B]),
-        code_U=torch.from_numpy(code_U),
         frozen_U=torch.from_numpy(items.frozen_C[code_U]),
         place_N=torch.from_numpy(place_N),
         frozen_C=torch.from_numpy(items.frozen_C[code_C]),
@@ -219,5 +231,32 @@ def _batch(
         trained_C=torch.from_numpy(np.asarray(found[CANDIDATE], np.int64)),
         log_count_C=torch.from_numpy(log_count_C),
         target_B=torch.from_numpy(target_B),
+        had_row_K=nothing,
+        had_code_K=nothing,
         loss_scale=loss_scale,
     )
+
+
+def had_pairs(
+    store: EventStore,
+    start_B: NDArray[np.integer],
+    end_B: NDArray[np.integer],
+    offered_I: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows' users had which of the offered items, not only in the history that is read.
+
+    Args:
+        store: the events.
+        start_B, end_B: the history that is read: events of one user, up to the row's moment.
+        offered_I: by item code, whether it is asked for.
+
+    Returns:
+        (K,) rows, and (K,) item codes; a pair for each event.
+    """
+    # The user whose event `start` is; a row without a history had nothing, whoever's that event is.
+    user_B = np.searchsorted(store.user_offsets, start_B, side="right") - 1
+    first_B = np.where(start_B < end_B, store.user_offsets[user_B], end_B)
+    event_N, offset_B1 = gather_ranges(first_B.astype(np.int64), end_B.astype(np.int64))
+    code_N = store.item_E[event_N].astype(np.int64)
+    kept_N = offered_I[code_N]
+    return np.repeat(np.arange(len(start_B)), np.diff(offset_B1))[kept_N], code_N[kept_N]

@@ -76,6 +76,7 @@ class RetrievalData:
         learnt_E: which events, in the order of `store`, are before the test (and its validation) period.
         moment: where the test period begins; None where a table says it per user.
         repeats: share of the test rows that were repeats.
+        mask_history: whether what a user had is none of his candidates.
     """
 
     train: Impressions
@@ -92,6 +93,7 @@ class RetrievalData:
     learnt_E: NDArray[np.bool_]
     moment: int | None
     repeats: float
+    mask_history: bool
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ def load_data(config: RetrievalConfig, inputs: Inputs) -> RetrievalData:
         learnt_E=_learnt(store, split.train),
         moment=split.moment,
         repeats=split.repeats,
+        mask_history=mask,
     )
 
 

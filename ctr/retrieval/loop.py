@@ -181,6 +181,7 @@ class Training:
                     self.data.items,
                     negatives,
                     step=step,
+                    mask_history=self.data.mask_history,
                     part=ranks.rank,
                     parts=ranks.size,
                     local=self.engine.local,

@@ -28,7 +28,6 @@ class RetrievalShape:
         embedding_dim: width of all tables.
         dim: width of both towers' output.
         history: the longest history.
-        mask_history: whether a user's own history is left out of his candidates.
         seed: seed of all initial values.
     """
 
@@ -38,7 +37,6 @@ class RetrievalShape:
     embedding_dim: int
     dim: int
     history: int
-    mask_history: bool
     seed: int
 
 
@@ -73,7 +71,7 @@ class TwoTowers(nn.Module):
                 items=shape.ids["item"],
             )
             self.towers = Towers(towers, frozen)
-            self.softmax = SampledSoftmax(shape.mask_history)
+            self.softmax = SampledSoftmax()
             self.ids = id_embeddings(shape.ids, dimension, seed, table_device, FEATURES)
             self.context = None
             if shape.context:

@@ -83,7 +83,6 @@ def build_model(
         embedding_dim=settings.embedding_dim,
         dim=settings.dim,
         history=settings.history,
-        mask_history=settings.mask_history,
         seed=settings.seed,
     )
     # A module of its own over the same vectors: where a model is moved to, others do not follow.

@@ -6,8 +6,7 @@ e^s⁺ / (e^s⁺ + Σ e^s / q), where q is how many times the candidate's item i
 divided. Left out are candidates that are the target's item once more, and, where a user's own history is no
 candidate later, the items of that history.
 
-Legend: B rows, C candidates of all processes, D width, N behaviours, K pairs of a row and an item, U
-distinct items.
+Legend: B rows, C candidates of all processes, D width, K pairs of a row and an item.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ from ctr.retrieval.towers import START
 from moonrec.gathering import gather_sections, world_size
 
 # Within these the softmax neither saturates nor goes flat; ours.
-_LOWEST, _HIGHEST = 0.02, 1.0
+LOWEST_TEMPERATURE, _HIGHEST = 0.02, 1.0
 # Instead of minus infinity, of which a row without any other candidate would make NaN gradients.
 _HIDDEN = -1e4
 
 
 class SampledSoftmax(nn.Module):
-    """The loss, with its learnt temperature.
+    """The loss, with its learnt temperature."""
 
-    Args:
-        mask_history: whether a row's own behaviours are left out of its negatives.
-    """
-
-    def __init__(self, mask_history: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.mask_history = mask_history
         self.log_temperature = nn.Parameter(torch.tensor([math.log(START)]))
 
     @property
     def temperature(self) -> Tensor:
         """(1,) what cosines are divided by."""
-        return self.log_temperature.clamp(math.log(_LOWEST), math.log(_HIGHEST)).exp()
+        return self.log_temperature.clamp(math.log(LOWEST_TEMPERATURE), math.log(_HIGHEST)).exp()
+
+    @torch.no_grad()
+    def start_at(self, temperature: float) -> None:
+        """Set the temperature."""
+        self.log_temperature.fill_(math.log(temperature))
 
     def forward(self, user_BD: Tensor, item_CD: Tensor, batch: RetrievalBatch) -> tuple[Tensor, Tensor]:
         """The loss of this process's rows times `batch.loss_scale`, and which rows rank their target above
@@ -56,14 +55,12 @@ class SampledSoftmax(nn.Module):
         """
         before, item_CD, code_C, log_count_C = _over_processes(item_CD, batch)
         target_B = batch.target_B + before
-        # Of û · v̂ + b, which is twice the vectors' product (ctr/retrieval/towers.py).
+        # Of s û · v̂ + b, which is twice the vectors' product (ctr/retrieval/towers.py).
         corrected_BC = torch.addmm(-log_count_C, user_BD * (2 / self.temperature), item_CD.t())
         own_B = corrected_BC.gather(1, target_B.unsqueeze(1)).squeeze(1) + log_count_C[target_B]
         row_B = torch.arange(len(target_B), device=code_C.device)
-        hidden = _places(row_B, code_C[target_B], row_B, code_C)
-        if self.mask_history:
-            had = _places(batch.items.row_N, batch.code_U, batch.place_N, code_C)
-            hidden = torch.cat([hidden, had])
+        row_K = torch.cat([row_B, batch.had_row_K])
+        hidden = _places(row_K, torch.cat([code_C[target_B], batch.had_code_K]), code_C)
         others_BC = corrected_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(corrected_BC)
         loss_B = F.softplus(others_BC.logsumexp(dim=1) - own_B)
         first_B = others_BC.detach().amax(dim=1) < own_B.detach()
@@ -80,19 +77,17 @@ def _over_processes(item_CD: Tensor, batch: RetrievalBatch) -> tuple[int, Tensor
     return before, torch.cat(vectors), torch.cat(codes).squeeze(1), torch.cat(counts).squeeze(1).detach()
 
 
-def _places(row_K: Tensor, code_U: Tensor, place_K: Tensor, code_C: Tensor) -> Tensor:
+def _places(row_K: Tensor, code_K: Tensor, code_C: Tensor) -> Tensor:
     """Where candidates are an item that their row may not have: places in the flat (B, C) matrix.
 
     Args:
-        row_K: rows.
-        code_U, place_K: items, and which of them each row may not have.
+        row_K, code_K: rows, and items that they may not have.
         code_C: the candidates' items.
     """
     sorted_C, order_C = code_C.sort()
-    start_U = torch.searchsorted(sorted_C, code_U)
-    found_U = torch.searchsorted(sorted_C, code_U, right=True) - start_U
+    start_K = torch.searchsorted(sorted_C, code_K)
+    found_K = torch.searchsorted(sorted_C, code_K, right=True) - start_K
     # The found candidates of each pair lie side by side in the sorted ones.
-    start_K, found_K = start_U[place_K], found_U[place_K]
     pair = torch.repeat_interleave(found_K)
     within = torch.arange(len(pair), device=code_C.device) - (found_K.cumsum(0) - found_K)[pair]
     return row_K[pair] * len(code_C) + order_C[start_K[pair] + within]

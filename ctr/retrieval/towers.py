@@ -8,8 +8,9 @@ over frozen vectors without such a residual collapses.
 
 What everybody takes and what this user takes are kept apart: an item's popularity b is a coordinate of its
 own, which the user tower answers with 1. Else all users would have to lean towards one direction, that of the
-popular items. A last coordinate fills items up to unit length, so that any index of cosines serves:
-u = (û, 1, 0) / √2 and v = (v̂, b, √(1 − b²)) / √2, with u · v = (û · v̂ + b) / 2.
+popular items. How much taste counts beside it is the strength s, at most 1. A last coordinate fills items up
+to unit length, so that any index of cosines serves:
+u = (û, 1, 0) / √2 and v = (s v̂, b, √(2 − s² − b²)) / √2, with u · v = (s û · v̂ + b) / 2.
 
 Legend: B rows, N behaviours, C candidates, P category paths, E trained width, R frozen width, D width of both
 towers' output, H attention heads, A positions in a history, F numbers.
@@ -41,6 +42,8 @@ POPULARITY = 2
 """So many of the D coordinates tell popularity and fill up; the others are û and v̂."""
 START = 0.1
 """The temperature before the first step: as in CLIP it is learnt. The start is ours."""
+# Below that taste would count for nothing, and its weights would not learn; ours.
+LOWEST_STRENGTH = 0.02
 _NEVER_TAKEN = 0.5
 # What a perceptron adds to a residual of length 1 before the first step; ours.
 _SMALL = 0.1
@@ -175,6 +178,7 @@ class Towers(nn.Module):
         self.register_buffer("log_taken", torch.zeros(shape.items))
         self.taken_weight = nn.Parameter(torch.tensor([START]))
         self.unknown_taken = nn.Parameter(torch.zeros(1))
+        self.log_strength = nn.Parameter(torch.zeros(1))
 
     @torch.no_grad()
     def fit(self, row_N: Tensor, taken_V: Tensor) -> None:
@@ -199,6 +203,12 @@ class Towers(nn.Module):
         self.item_residual.fit(vectors_NR)
         self.user_residual.fit(vectors_NR)
 
+    @torch.no_grad()
+    def weigh(self, strength: float, popularity: float) -> None:
+        """Set how much taste counts (s above), and the log of how often an item was taken."""
+        self.log_strength.fill_(math.log(strength))
+        self.taken_weight.fill_(popularity)
+
     def forward(
         self, ids: Mapping[str, JaggedTensor], context: KeyedTensor | None, batch: RetrievalBatch
     ) -> tuple[Tensor, Tensor]:
@@ -209,9 +219,7 @@ class Towers(nn.Module):
 
     def users(self, ids: Mapping[str, Tensor], context_BE: Tensor | None, batch: RetrievalBatch) -> Tensor:
         """Unit vectors (B, D) from what was looked up for the batch."""
-        items = batch.items
-        age_N = items.offset_B1[1:].index_select(0, items.row_N) - 1
-        age_N = age_N - torch.arange(len(age_N), device=age_N.device)
+        items, age_N = batch.items, _ages(batch.items)
         there_B1 = (items.offset_B1.diff() > 0).to(ids[USER].dtype).unsqueeze(1)
         behaviour_NE, parts = ids[HISTORY], [ids[USER], there_B1]
         pooled_BR = None
@@ -249,9 +257,24 @@ class Towers(nn.Module):
         popularity_C1 = torch.tanh(output[:, -1:] + (self.taken_weight * taken_C).unsqueeze(1))
         if vector_CR is not None:
             item_CD = item_CD + self.item_residual(vector_CR, there_C)
-        unit_CD = F.normalize(item_CD, dim=1, eps=1e-6)
-        filling_C1 = (1 - popularity_C1.square()).clamp_min(1e-6).sqrt()
-        return torch.cat([unit_CD, popularity_C1, filling_C1], dim=1) / _SQRT_2
+        strength = self.log_strength.clamp(math.log(LOWEST_STRENGTH), 0).exp()
+        taste_CD = strength * F.normalize(item_CD, dim=1, eps=1e-6)
+        filling_C1 = (2 - strength.square() - popularity_C1.square()).clamp_min(1e-6).sqrt()
+        return torch.cat([taste_CD, popularity_C1, filling_C1], dim=1) / _SQRT_2
+
+    def content_of_histories(self, batch: RetrievalBatch) -> Tensor:
+        """Unit vectors (B, D − 2): what histories look and read like; zeros where nothing tells."""
+        items = batch.items
+        covered_N = (items.frozen_N > 0).to(self.recency.dtype)
+        found: Tensor = self.user_residual(*self._content_mean(items, _ages(items), covered_N))
+        return found
+
+    def content_of_items(self, frozen_C: Tensor) -> Tensor:
+        """Likewise (C, D − 2) of items, by their rows in the frozen vectors."""
+        assert self.frozen is not None
+        vector_CR = self.frozen(frozen_C)
+        found: Tensor = self.item_residual(vector_CR, (frozen_C > 0).to(vector_CR.dtype))
+        return found
 
     def _content_mean(self, items: Behaviours, age_N: Tensor, covered_N: Tensor) -> tuple[Tensor, Tensor]:
         """The history's vectors, averaged by recency over those that are there, and whether any is."""
@@ -261,3 +284,9 @@ class Towers(nn.Module):
         pooled_BR = weighted_table_sums(weight_N, self.frozen.vectors, items.frozen_N, items.offset_B1)
         covered_B = pooled_BR.detach().abs().sum(dim=1) > 0
         return pooled_BR, covered_B.to(pooled_BR.dtype)
+
+
+def _ages(items: Behaviours) -> Tensor:
+    """How many behaviours of its row came after each (N)."""
+    after_N = items.offset_B1[1:].index_select(0, items.row_N) - 1
+    return after_N - torch.arange(len(after_N), device=after_N.device)

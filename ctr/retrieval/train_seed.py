@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ctr.engines.checkpoint import Checkpoints, LoopState
@@ -21,12 +20,12 @@ from ctr.retrieval.loop import RECALL, RetrievalEngine, Training
 from ctr.retrieval.measure import quality
 from ctr.retrieval.model import RetrievalTask, TwoTowers
 from ctr.retrieval.saving import RetrievalSettings, build_model
+from ctr.retrieval.start import fit_start
 from ctr.retrieval.towers import POPULARITY
 from ctr.retrieval.vectors import item_vectors, user_vectors
 from moonrec.embedding_set import EmbeddingSetWriter
 
 _STAGE = "retrieval"
-_SCALE_ROWS = 16_384
 _K = int(RECALL.partition("@")[2])
 
 
@@ -51,7 +50,7 @@ def train_seed(
 
     def fresh(device: str) -> TwoTowers:
         model = build_model(settings, data.vocabulary, data.frozen, device)
-        fit_towers(model, data, seed)
+        fit_start(model, data, seed)
         return model
 
     # Filled with the weights of the moment, to measure them and to be saved.
@@ -71,18 +70,6 @@ def train_seed(
         return None, {}
     plain.load_state_dict(weights)
     return plain.eval(), _told(plain, data, state, training.plan().steps_per_epoch)
-
-
-def fit_towers(model: TwoTowers, data: RetrievalData, seed: int) -> None:
-    """Tell an untrained model what the training period knows: scales, principal directions, popularity."""
-    count = min(_SCALE_ROWS, len(data.train))
-    chosen = np.random.default_rng(seed).choice(len(data.train), count, replace=False)
-    taken_V = np.zeros(len(data.vocabulary.ids.items) + 1, np.float32)
-    taken_V[data.items.trained_C] = data.taken_C
-    # Row 0 is that of all others.
-    taken_V[0] = 0
-    frozen_N = data.items.frozen_C[data.train.item_R[chosen]]
-    model.towers.fit(torch.from_numpy(frozen_N), torch.from_numpy(taken_V))
 
 
 def write_item_vectors(model: TwoTowers, data: RetrievalData, folder: Path, fingerprint: str) -> None:
