@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from retrieval_case import OPTIONS, config_of, planted_log
+from retrieval_resume_case import torchrun_command, torchrun_environment
 from safetensors.torch import load_file
 
 from ctr.retrieval.train import train_retrieval
 
-ROOT = Path(__file__).resolve().parent.parent
 # An epoch of as many steps as there are lines of the log for it: the first line tells of the first step. The
 # sizes do not divide by two.
 SMALL = {"epochs": 3, "batch_size": 401, "uniform_share": 0.4, "seed": 5}
@@ -35,17 +33,9 @@ def one(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def two(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By the command line, as a person would."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    options = {**OPTIONS, **inputs, **SMALL, "out": out}
-    flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*launcher, "-m", "moonrec.cli", "train-retrieval", *flags],
-        check=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-    )
+    command = torchrun_command({**OPTIONS, **inputs, **SMALL, "out": out})
+    subprocess.run(command, check=True, timeout=240, env=torchrun_environment())
     return out
 
 
