@@ -177,7 +177,8 @@ def test_methods_are_compared_on_all_requests_and_on_those_for_new_items() -> No
     _, rows = new_positives(positives, count)
     found = compare_methods(
         {"model": perfect, "popularity": popular, "item_knn": popular}, positives,
-        np.arange(requests) // 4, count, {"model": perfect[rows][:, :1]}, 0,
+        np.arange(requests) // 4, count,
+        {"model": perfect[rows][:, :1], "content_mean": others[rows]}, 0,
     )  # fmt: skip
     assert found["test"]["recall@10"] == 1
     assert found["test"]["users"] == 100
@@ -191,7 +192,8 @@ def test_methods_are_compared_on_all_requests_and_on_those_for_new_items() -> No
     assert new["among_new"]["chance"]["recall@10"] == pytest.approx(0.1)
     assert not any(name.startswith("coverage") for name in new["among_new"]["test"])
     apart = {(one["baseline"], one["metric"], one["group"]): one for one in found["differences"]}
-    assert len(apart) == len(found["differences"]) == 8
+    assert len(apart) == len(found["differences"]) == 10
+    assert apart["content_mean", "recall@100", "among new"]["ci_low"] == 1
     gain = apart["popularity", "recall@100", "new"]
     assert gain["difference"] == gain["ci_low"] == gain["ci_high"] == 1
     expected = found["test"]["recall@100"] - found["popularity"]["recall@100"]

@@ -92,6 +92,10 @@ def test_the_verdict_says_who_finds_more_and_what_cannot_be_told_apart() -> None
     assert "item-kNN (+0." in better[0]
     assert better[1].startswith("On the ")
     assert "for new items" in better[1]
+    assert len(better) == 2
+    among = verdict(made_up(STRONG, new_items=150))[2]
+    assert among.startswith("Ranked among the new items only")
+    assert "content mean (+0." in among
     worse = verdict(made_up({"model": 0.3, "item_knn": 0.6, "content_mean": 0.3}))[0]
     assert re.search(r"less than item-kNN \(-0\.\d+ \[-", worse)
     assert "not told from content mean" in worse

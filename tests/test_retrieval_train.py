@@ -63,7 +63,7 @@ def test_the_model_finds_more_than_what_is_not_trained(content: dict[str, Any]) 
     told = {(one["baseline"], one["metric"], one["group"]): one for one in content["differences"]}
     one = told["popularity", "recall@100", "all"]
     assert 0 < one["ci_low"] < one["difference"] < one["ci_high"]
-    assert {group for _, _, group in told} == {"all", "new"}
+    assert {group for _, _, group in told} == {"all", "new", "among new"}
 
 
 def test_no_vectors_have_collapsed(content: dict[str, Any], ids: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def compare_methods(
     new, rows_q = new_positives(positives, count_N)
     lists_of_new = {name: item_QK[rows_q] for name, item_QK in candidates.items()}
     new_blocks, new_per_request = _judged(lists_of_new, new, user_Q[rows_q], len(count_N))
-    ranked_among_new, _ = _judged(among_new, new, user_Q[rows_q], len(count_N))
+    ranked_among_new, among_per_request = _judged(among_new, new, user_Q[rows_q], len(count_N))
     new_count = int(np.count_nonzero(count_N == 0))
     return {
         **_named(blocks, BASELINES),
@@ -66,7 +66,8 @@ def compare_methods(
         },
         "groups": recall_by_frequency(candidates, positives, count_N),
         "differences": differences(per_request, user_Q, "all", seed)
-        + differences(new_per_request, user_Q[rows_q], "new", seed),
+        + differences(new_per_request, user_Q[rows_q], "new", seed)
+        + differences(among_per_request, user_Q[rows_q], "among new", seed),
     }
 
 

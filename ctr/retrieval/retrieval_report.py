@@ -20,6 +20,7 @@ _CURVES = {
     "temperature": "temperature",
 }
 _GROUP_NAMES = {("model" if name == "test" else name): label for name, label in METHODS.items()}
+_REQUESTS = {"all": "all", "new": "for new items", "among new": "for new items, among these only"}
 _SHARES = {
     "target": "test targets",
     "history": "events of test histories",
@@ -127,7 +128,7 @@ def _values(block: Mapping[str, Any], columns: Sequence[str]) -> Mapping[str, ob
 def _add_differences(report: Report, differences: _Lines) -> None:
     lines: dict[tuple[str, str], dict[str, object]] = {}
     for one in differences:
-        requests = "all" if one["group"] == "all" else "for new items"
+        requests = _REQUESTS[one["group"]]
         line = lines.setdefault(
             (one["group"], one["baseline"]), {"requests": requests, "against": METHODS[one["baseline"]]}
         )

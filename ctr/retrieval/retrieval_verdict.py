@@ -16,11 +16,13 @@ METHODS = {
     "popularity": "popularity",
 }
 LOW_COVERAGE = 0.5
-_METRIC = "recall@100"
+_METRIC, _FIRST = "recall@100", 100
 
 
 def verdict(metrics: Mapping[str, Any]) -> list[str]:
-    """One sentence on all requests and one on those for new items, by the intervals of recall@100."""
+    """What recall@100 and its intervals say of all requests, of those for new items, and of these by
+    themselves, where there are more than a hundred: a sentence each.
+    """
     found = [_sentence("On all requests", metrics["test"], metrics["differences"], "all")]
     new = metrics["new_items"]
     if not new["requests"]:
@@ -29,7 +31,13 @@ def verdict(metrics: Mapping[str, Any]) -> list[str]:
             "No test request is for an item that training had not seen: nothing is told of these.",
         ]
     start = f"On the {new['requests']:,} {_plural('request', new['requests'])} for new items"
-    return [*found, _sentence(start, new["test"], metrics["differences"], "new")]
+    found.append(_sentence(start, new["test"], metrics["differences"], "new"))
+    among = new["among_new"]
+    if among["content_mean"] is not None and new["items"] > _FIRST:
+        found.append(
+            _sentence("Ranked among the new items only", among["test"], metrics["differences"], "among new")
+        )
+    return found
 
 
 def warnings_of(metrics: Mapping[str, Any]) -> list[str]:
