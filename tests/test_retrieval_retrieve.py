@@ -178,6 +178,7 @@ def test_tables_in_memory_get_the_same_lists(case: Case, tmp_path: Path) -> None
     found = saved.retrieve(pq.read_table(case.folder / "events.parquet"), table, 11)
     assert found.equals(from_file)
     assert saved.retrieve(pq.read_table(case.folder / "events.parquet"), table.slice(0, 0)).num_rows == 0
+    assert len(saved.opened) == 1
 
 
 def test_an_option_of_the_model_is_refused_where_the_model_is_loaded(case: Case) -> None:

@@ -140,7 +140,10 @@ def retrieve_in_memory(
         saved.run, "users", "events", "", k, mask_history=mask_history, new_share=new_share
     )
     _check_numbers(config)
-    served = served_index(saved, index, exact)
+    opened = (saved.run / INDEX if index is None else Path(index), exact)
+    if opened not in saved.opened:
+        saved.opened[opened] = served_index(saved, *opened)
+    served = saved.opened[opened]
     finder = _finder(
         saved,
         served,

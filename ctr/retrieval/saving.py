@@ -29,6 +29,7 @@ from ctr.data.features import internal_name
 from ctr.data.vocabulary import Vocabulary
 from ctr.model_settings import SavedSet
 from ctr.retrieval.data import RetrievalVocabulary, encoder_of
+from ctr.retrieval.index import ItemIndex
 from ctr.retrieval.model import RetrievalShape, TwoTowers
 from ctr.retrieval.user_sample import FILE as SAMPLE
 from ctr.saved_embeddings import open_saved_sets
@@ -130,6 +131,7 @@ class SavedRetrieval:
         embeddings: the set of frozen vectors; None for a model without.
         popular: item ids by how often they were taken in training, and these counts.
         fingerprint: sha256 of weights, settings and vocabularies: what an index is made for.
+        opened: the indexes that `retrieve` has checked and opened, by folder and whether all is searched.
     """
 
     run: Path
@@ -139,6 +141,7 @@ class SavedRetrieval:
     embeddings: EmbeddingSet | None
     popular: tuple[pa.Array, NDArray[np.int64]]
     fingerprint: str
+    opened: dict[tuple[Path, bool], ItemIndex] = field(default_factory=dict, repr=False, compare=False)
 
     def model(self, frozen: FrozenEmbeddings | None) -> TwoTowers:
         """The trained model over vectors taken from `embeddings`.
@@ -157,6 +160,9 @@ class SavedRetrieval:
 
     def retrieve(self, events: pa.Table, users: pa.Table, k: int = 500, **options: Any) -> pa.Table:
         """Candidates for a table of users in memory; for files there is `moonrec retrieve`.
+
+        An index is checked and opened at the first call that asks for it; load the model again to see one
+        that was written since.
 
         Args:
             events: what users did: `user_id`, `item_id`, `timestamp` of any unit, as in files.
