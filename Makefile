@@ -12,7 +12,7 @@ TORCHREC := 1.8.0
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-slow bench-ctr bench-retrieval browser lint format clean
+.PHONY: install demo test test-search test-slow bench-ctr bench-retrieval browser lint format clean
 
 install: $(INSTALLED)
 
@@ -40,6 +40,11 @@ demo: install
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow and not alone"
 	$(BIN)/python -m pytest -m "alone and not slow"
+
+# The tests that draw their examples, with new ones at each call.
+test-search: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow and not alone" \
+		--hypothesis-profile=default $$(grep -l "^from hypothesis" tests/test_*.py)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
