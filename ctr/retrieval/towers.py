@@ -41,7 +41,7 @@ _SQRT_2 = math.sqrt(2)
 POPULARITY = 2
 """So many of the D coordinates tell popularity and fill up; the others are û and v̂."""
 START = 0.1
-"""The temperature before the first step: as in CLIP it is learnt. The start is ours."""
+"""The highest temperature before the first step; as in CLIP it is learnt. The start is ours."""
 # Below that taste would count for nothing, and its weights would not learn; ours.
 LOWEST_STRENGTH = 0.02
 _NEVER_TAKEN = 0.5
