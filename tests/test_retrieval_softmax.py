@@ -30,7 +30,9 @@ def batch_of(
     """Rows whose targets are the first candidates; `histories` are what may not be a negative."""
     histories = histories or []
     had_row_K = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    had_code_K = np.array([code for history in histories for code in history], np.int64)
+    had_code_U, had_place_K = np.unique(
+        np.array([code for history in histories for code in history], np.int64), return_inverse=True
+    )
     nothing_C = np.zeros(int(code_C.max()) + 1, np.int64)
     items = ItemInputs(
         nothing_C, nothing_C, Ragged(np.zeros(0, np.int64), np.zeros(len(nothing_C) + 1, np.int64))
@@ -39,7 +41,8 @@ def batch_of(
     return replace(
         item_batch(items, code_C.astype(np.int64)),
         had_row_K=torch.from_numpy(had_row_K),
-        had_code_K=torch.from_numpy(had_code_K),
+        had_place_K=torch.from_numpy(had_place_K),
+        had_code_U=torch.from_numpy(had_code_U),
         log_count_C=torch.from_numpy(log_count_C).float(),
         target_B=torch.arange(rows),
         loss_scale=1 / rows,

@@ -80,11 +80,10 @@ def test_what_a_user_had_is_all_that_was_earlier_however_short_the_history(
     user_E, item_E, time_E = np.array(events, np.int64).reshape(-1, 3).T
     store = EventStore.build(user_E, item_E, time_E, 4)
     user_R, time_R = np.array(asked, np.int64).reshape(-1, 2).T
-    row_K, code_K = had_pairs(
-        store, *store.lookup(user_R, time_R, limit), np.isin(np.arange(6), list(offered))
-    )
+    place_I = np.where(np.isin(np.arange(6), list(offered)), np.arange(6) + 10, -1)
+    row_K, place_K = had_pairs(store, *store.lookup(user_R, time_R, limit), place_I)
     expected = [
         (row, item) for row, (user, time) in enumerate(asked)
         for one, item, when in events if one == user and when < time and item in offered
     ]  # fmt: skip
-    assert sorted(zip(row_K.tolist(), code_K.tolist(), strict=True)) == sorted(expected)
+    assert sorted(zip(row_K.tolist(), (place_K - 10).tolist(), strict=True)) == sorted(expected)

@@ -4,7 +4,7 @@ Candidates stand row by row: a row's target, then the uniform draws that came wi
 jagged features of one KeyedJaggedTensor with a row per request, which TorchRec can shard and pipeline.
 
 Legend: B rows, N behaviours, U distinct items among them, C candidates, P category paths of candidates, K
-pairs of a row and an item that its user had, F numbers, I items by their code.
+pairs of a row and an item that its user had, U distinct items, F numbers, I items by their code.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class RetrievalBatch(Pipelineable):
         trained_C: their rows in the trained table, int64, 0 = unknown.
         log_count_C: log of how many times a step is expected to draw the candidate's item, float32.
         target_B: which candidate each row's target is.
-        had_row_K, had_code_K: rows, and codes of candidates (of any process) that their users had before.
+        had_row_K, had_place_K: rows, and which of the items of `had_code_U` their users had before.
+        had_code_U: codes of all candidates of the step (of any process), each once.
         loss_scale: what the sum of the rows' losses is multiplied by.
     """
 
@@ -68,7 +69,8 @@ class RetrievalBatch(Pipelineable):
     log_count_C: Tensor
     target_B: Tensor
     had_row_K: Tensor
-    had_code_K: Tensor
+    had_place_K: Tensor
+    had_code_U: Tensor
     loss_scale: float = 1.0
 
     def to(self, device: torch.device, non_blocking: bool = False) -> RetrievalBatch:
@@ -134,11 +136,12 @@ def training_batch(
     )
     if mask_history:
         # Of all processes: they share their candidates.
-        offered_I = np.zeros(len(items.trained_C), bool)
-        offered_I[rows.item_R[rows_B]] = True
-        offered_I[drawn_M] = True
-        had = had_pairs(rows.store, rows.start_R[rows_B[own]], rows.end_R[rows_B[own]], offered_I)
-        batch.had_row_K, batch.had_code_K = (torch.from_numpy(values) for values in had)
+        code_U = np.unique(np.concatenate([rows.item_R[rows_B], drawn_M]))
+        place_I = np.full(len(items.trained_C), -1)
+        place_I[code_U] = np.arange(len(code_U))
+        had = had_pairs(rows.store, rows.start_R[rows_B[own]], rows.end_R[rows_B[own]], place_I)
+        batch.had_row_K, batch.had_place_K = (torch.from_numpy(values) for values in had)
+        batch.had_code_U = torch.from_numpy(code_U.astype(np.int64))
     return batch
 
 
@@ -172,7 +175,8 @@ def item_batch(items: ItemInputs, code_C: NDArray[np.int64]) -> RetrievalBatch:
         log_count_C=torch.zeros(len(code_C)),
         target_B=nothing,
         had_row_K=nothing,
-        had_code_K=nothing,
+        had_place_K=nothing,
+        had_code_U=nothing,
     )
 
 
@@ -232,7 +236,8 @@ def _batch(
         log_count_C=torch.from_numpy(log_count_C),
         target_B=torch.from_numpy(target_B),
         had_row_K=nothing,
-        had_code_K=nothing,
+        had_place_K=nothing,
+        had_code_U=nothing,
         loss_scale=loss_scale,
     )
 
@@ -241,22 +246,22 @@ def had_pairs(
     store: EventStore,
     start_B: NDArray[np.integer],
     end_B: NDArray[np.integer],
-    offered_I: NDArray[np.bool_],
+    place_I: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which rows' users had which of the offered items, not only in the history that is read.
+    """Which rows' users had which of some items, not only in the history that is read.
 
     Args:
         store: the events.
         start_B, end_B: the history that is read: events of one user, up to the row's moment.
-        offered_I: by item code, whether it is asked for.
+        place_I: by item code, which of those items it is; below 0: none of them.
 
     Returns:
-        (K,) rows, and (K,) item codes; a pair for each event.
+        (K,) rows, and (K,) what `place_I` says; a pair for each event.
     """
     # The user whose event `start` is; a row without a history had nothing, whoever's that event is.
     user_B = np.searchsorted(store.user_offsets, start_B, side="right") - 1
     first_B = np.where(start_B < end_B, store.user_offsets[user_B], end_B)
     event_N, offset_B1 = gather_ranges(first_B.astype(np.int64), end_B.astype(np.int64))
-    code_N = store.item_E[event_N].astype(np.int64)
-    kept_N = offered_I[code_N]
-    return np.repeat(np.arange(len(start_B)), np.diff(offset_B1))[kept_N], code_N[kept_N]
+    place_N = place_I[store.item_E[event_N]]
+    kept_N = place_N >= 0
+    return np.repeat(np.arange(len(start_B)), np.diff(offset_B1))[kept_N], place_N[kept_N]

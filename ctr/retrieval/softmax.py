@@ -6,12 +6,13 @@ e^s⁺ / (e^s⁺ + Σ e^s / q), where q is how many times the candidate's item i
 divided. Left out are candidates that are the target's item once more, and, where a user's own history is no
 candidate later, the items of that history.
 
-Legend: B rows, C candidates of all processes, D width, K pairs of a row and an item.
+Legend: B rows, C candidates of all processes, D width, K pairs of a row and an item, U distinct items.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,14 +58,46 @@ class SampledSoftmax(nn.Module):
         target_B = batch.target_B + before
         # Of s û · v̂ + b, which is twice the vectors' product (ctr/retrieval/towers.py).
         corrected_BC = torch.addmm(-log_count_C, user_BD * (2 / self.temperature), item_CD.t())
-        own_B = corrected_BC.gather(1, target_B.unsqueeze(1)).squeeze(1) + log_count_C[target_B]
         row_B = torch.arange(len(target_B), device=code_C.device)
-        row_K = torch.cat([row_B, batch.had_row_K])
-        hidden = _places(row_K, torch.cat([code_C[target_B], batch.had_code_K]), code_C)
-        others_BC = corrected_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(corrected_BC)
-        loss_B = F.softplus(others_BC.logsumexp(dim=1) - own_B)
-        first_B = others_BC.detach().amax(dim=1) < own_B.detach()
-        return loss_B.sum() * batch.loss_scale, first_B.float()
+        hidden = _places(
+            torch.cat([row_B, batch.had_row_K]),
+            torch.cat([code_C[target_B], batch.had_code_U]),
+            torch.cat([row_B, batch.had_place_K + len(row_B)]),
+            code_C,
+        )
+        own_B, sum_B, largest_B = _TargetAndOthers.apply(corrected_BC, target_B, hidden)
+        own_B = own_B + log_count_C[target_B]
+        loss_B = F.softplus(sum_B - own_B)
+        return loss_B.sum() * batch.loss_scale, (largest_B < own_B.detach()).float()
+
+
+class _TargetAndOthers(torch.autograd.Function):
+    """Of each row the target's logit, log Σ e^s of the candidates that are not hidden, and their highest s.
+
+    As one step: the matrix is what a step's time goes into, and each operation by itself reads and writes it
+    once more.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logit_BC: Tensor, target_B: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        share_BC = logit_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(logit_BC)
+        largest_B1 = share_BC.amax(dim=1, keepdim=True)
+        share_BC.sub_(largest_B1).exp_()
+        sum_B1 = share_BC.sum(dim=1, keepdim=True)
+        ctx.save_for_backward(share_BC, sum_B1, target_B)
+        own_B = logit_BC.gather(1, target_B.unsqueeze(1)).squeeze(1)
+        largest_B = largest_B1.squeeze(1)
+        ctx.mark_non_differentiable(largest_B)
+        return own_B, sum_B1.log().squeeze(1) + largest_B, largest_B
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        share_BC, sum_B1, target_B = ctx.saved_tensors
+        own_B, others_B, _ = gradients
+        gradient_BC = share_BC * (others_B.unsqueeze(1) / sum_B1)
+        return gradient_BC.scatter_add_(1, target_B.unsqueeze(1), own_B.unsqueeze(1)), None, None
 
 
 def _over_processes(item_CD: Tensor, batch: RetrievalBatch) -> tuple[int, Tensor, Tensor, Tensor]:
@@ -77,16 +110,18 @@ def _over_processes(item_CD: Tensor, batch: RetrievalBatch) -> tuple[int, Tensor
     return before, torch.cat(vectors), torch.cat(codes).squeeze(1), torch.cat(counts).squeeze(1).detach()
 
 
-def _places(row_K: Tensor, code_K: Tensor, code_C: Tensor) -> Tensor:
+def _places(row_K: Tensor, code_U: Tensor, place_K: Tensor, code_C: Tensor) -> Tensor:
     """Where candidates are an item that their row may not have: places in the flat (B, C) matrix.
 
     Args:
-        row_K, code_K: rows, and items that they may not have.
+        row_K: rows.
+        code_U, place_K: items, and which of them each row may not have.
         code_C: the candidates' items.
     """
     sorted_C, order_C = code_C.sort()
-    start_K = torch.searchsorted(sorted_C, code_K)
-    found_K = torch.searchsorted(sorted_C, code_K, right=True) - start_K
+    start_U = torch.searchsorted(sorted_C, code_U)
+    found_U = torch.searchsorted(sorted_C, code_U, right=True) - start_U
+    start_K, found_K = start_U[place_K], found_U[place_K]
     # The found candidates of each pair lie side by side in the sorted ones.
     pair = torch.repeat_interleave(found_K)
     within = torch.arange(len(pair), device=code_C.device) - (found_K.cumsum(0) - found_K)[pair]

@@ -106,6 +106,5 @@ def _choices(
     hidden_QN = np.zeros((len(rows_Q), len(code_N)), bool)
     if data.mask_history:
         train = data.train
-        row_K, code_K = had_pairs(train.store, train.start_R[rows_Q], train.end_R[rows_Q], place_C >= 0)
-        hidden_QN[row_K, place_C[code_K]] = True
+        hidden_QN[had_pairs(train.store, train.start_R[rows_Q], train.end_R[rows_Q], place_C)] = True
     return user_QD @ item_ND.T, np.log(data.taken_C[code_N]), hidden_QN, place_C[data.train.item_R[rows_Q]]
