@@ -15,7 +15,7 @@ from ctr.data.ragged import Ragged
 from ctr.retrieval.batch import RetrievalBatch, item_batch
 from ctr.retrieval.catalogue import ItemInputs
 from ctr.retrieval.negatives import Negatives
-from ctr.retrieval.softmax import SampledSoftmax
+from ctr.retrieval.softmax import SampledSoftmax, TargetAndOthers
 
 ITEMS, WIDTH = 40, 6
 ROWS = 32
@@ -172,6 +172,17 @@ def test_hidden_candidates_have_no_influence() -> None:
     changed_CD = item_CD.detach().clone()
     changed_CD[[2, 3]] = vectors(2, 7)
     assert torch.equal(SampledSoftmax()(user_BD, changed_CD, batch)[0], loss)
+
+
+def test_the_gradients_of_a_step_are_those_of_its_numbers() -> None:
+    logit_BC = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul_(4)
+    target_B, hidden = torch.tensor([4, 0, 2]), torch.tensor([0, 5, 6, 7, 12])
+
+    def told(logit_BC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        own_B, others_B, _ = TargetAndOthers.apply(logit_BC, target_B, hidden)
+        return own_B, others_B
+
+    assert torch.autograd.gradcheck(told, logit_BC.requires_grad_())
 
 
 def test_a_batch_without_a_single_negative_has_finite_gradients() -> None:

@@ -65,23 +65,25 @@ class SampledSoftmax(nn.Module):
             torch.cat([row_B, batch.had_place_K + len(row_B)]),
             code_C,
         )
-        own_B, sum_B, largest_B = _TargetAndOthers.apply(corrected_BC, target_B, hidden)
+        own_B, sum_B, largest_B = TargetAndOthers.apply(corrected_BC, target_B, hidden)
         own_B = own_B + log_count_C[target_B]
         loss_B = F.softplus(sum_B - own_B)
         return loss_B.sum() * batch.loss_scale, (largest_B < own_B.detach()).float()
 
 
-class _TargetAndOthers(torch.autograd.Function):
+class TargetAndOthers(torch.autograd.Function):
     """Of each row the target's logit, log Σ e^s of the candidates that are not hidden, and their highest s.
 
-    As one step: the matrix is what a step's time goes into, and each operation by itself reads and writes it
-    once more.
+    `apply` takes logits (B, C), targets (B) and the places in the flat matrix that are hidden, and gives the
+    three (B). As one operation: each by itself would read and write the matrix once more, and that is where a
+    step's time goes.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logit_BC: Tensor, target_B: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keeps the exponentials for `backward`."""
         share_BC = logit_BC.view(-1).index_fill(0, hidden, _HIDDEN).view_as(logit_BC)
         largest_B1 = share_BC.amax(dim=1, keepdim=True)
         share_BC.sub_(largest_B1).exp_()
@@ -94,6 +96,7 @@ class _TargetAndOthers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the logits (B, C)."""
         share_BC, sum_B1, target_B = ctx.saved_tensors
         own_B, others_B, _ = gradients
         gradient_BC = share_BC * (others_B.unsqueeze(1) / sum_B1)
