@@ -106,7 +106,7 @@ def test_both_stages_order_by_the_product_of_their_probabilities() -> None:
     orders = lists.orders(temperature)
     assert orders[RETRIEVED].tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
     assert orders[CLICKED].tolist() == [[2, 1, 0, 3], [1, 0, 2, 3]]
-    softmax = np.exp(lists.score_QK[0] / temperature)
+    softmax = np.exp(2 * lists.score_QK[0] / temperature)
     assert orders[BOTH][0].tolist() == np.argsort(-softmax * lists.click_QK[0], kind="stable").tolist()
     # 8 x .3 is more than 4 x .5, whatever the temperature.
     assert orders[BOTH][1].tolist()[:2] == [0, 1]

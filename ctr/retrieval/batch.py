@@ -3,8 +3,8 @@
 Candidates stand row by row: a row's target, then the uniform draws that came with it. So all look-ups are
 jagged features of one KeyedJaggedTensor with a row per request, which TorchRec can shard and pipeline.
 
-Legend: B rows, N behaviours, U distinct items among them, C candidates, P category paths of candidates, K
-pairs of a row and an item that its user had, U distinct items, F numbers, I items by their code.
+Legend: B rows, N behaviours, U distinct items among these or among candidates, C candidates, P category paths
+of candidates, K pairs of a row and an item that its user had, F numbers, I items by their code.
 """
 
 from __future__ import annotations

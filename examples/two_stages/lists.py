@@ -96,11 +96,13 @@ class Lists:
         weights are those of the two trained models; nothing is fitted to the test.
 
         Args:
-            temperature: that of the retrieval's softmax, by which its cosines are divided.
+            temperature: that of the retrieval's softmax.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            # A count is a probability up to a factor, which is the same along a list.
-            come_QK = np.where(self.popular_Q[:, None], np.log(self.score_QK), self.score_QK / temperature)
+            # A count is a probability up to a factor, which is the same along a list. A logit is twice the
+            # cosine of the vectors that are served (ctr/retrieval/towers.py).
+            logit_QK = 2 * self.score_QK / temperature
+            come_QK = np.where(self.popular_Q[:, None], np.log(self.score_QK), logit_QK)
         take_QK = np.log(np.maximum(self.click_QK, np.finfo(np.float64).tiny))
         values = {RETRIEVED: self.score_QK, CLICKED: take_QK, BOTH: come_QK + take_QK}
         there_QK = self.item_QK >= 0
